@@ -1,0 +1,146 @@
+//! Four-tuples and their two ends.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// The transport protocol; TCP and UDP ports are separate number spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP, IP protocol number 6.
+    Tcp = 6,
+    /// UDP, IP protocol number 17.
+    Udp = 17,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// The address family of a source or a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4; also IPv4-mapped IPv6 addresses, which are the same hosts.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address; an IPv4-mapped IPv6 address is IPv4 (RFC 4291 section 2.5.5.2).
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The end of a four-tuple that we do not choose: protocol, address and port.
+///
+/// An IPv4-mapped IPv6 address is the IPv4 address that it maps, so that one peer is one
+/// destination however it is written. A scope id is kept where it means something: on
+/// link-local IPv6 addresses (RFC 4007).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    protocol: Protocol,
+    address: SocketAddr,
+}
+
+impl Destination {
+    /// The destination at `address`, in canonical form.
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
+        Self { protocol, address: canonical(address) }
+    }
+
+    /// The protocol.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Address and port, in canonical form.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The family that a source must have.
+    pub fn family(&self) -> Family {
+        match self.address {
+            SocketAddr::V4(_) => Family::V4,
+            SocketAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.address)
+    }
+}
+
+/// What identifies a connection or flow: protocol, source and destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FourTuple {
+    /// The end that we choose.
+    pub source: SocketAddr,
+    /// The end that we are asked for.
+    pub destination: Destination,
+}
+
+impl fmt::Display for FourTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Destination { protocol, address } = self.destination;
+        write!(f, "{protocol} {} -> {address}", self.source)
+    }
+}
+
+/// One spelling for each socket address: mapped IPv4 becomes IPv4, flow labels go, and scope
+/// ids go where the address is not link-local.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, v6.port())),
+            None => {
+                let scope = if is_link_local(v6.ip()) { v6.scope_id() } else { 0 };
+                SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope))
+            }
+        },
+    }
+}
+
+/// fe80::/10 and link-local multicast, where an address means nothing without its interface.
+pub(crate) fn is_link_local(address: &Ipv6Addr) -> bool {
+    let head = address.segments()[0];
+    head & 0xffc0 == 0xfe80 || head & 0xff0f == 0xff02
+}
+
+/// A socket address of either family with a scope id (ignored for IPv4).
+pub(crate) fn socket_address(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
+    match address {
+        IpAddr::V4(v4) => SocketAddr::V4(SocketAddrV4::new(v4, port)),
+        IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, port, 0, scope)),
+    }
+}
+
+/// The unspecified address of a family.
+pub(crate) fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}

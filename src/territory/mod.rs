@@ -1,0 +1,1 @@
+//! The set of ports that are ours to lease.
