@@ -71,6 +71,17 @@ pub(crate) enum Then {
     RestUntilMs(u64),
 }
 
+/// Why a slot may not be leased towards any destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Outside this process's territory.
+    NotOurs,
+    /// Somebody listens on it.
+    Listener,
+    /// A socket that is not ours holds it, as the kernel told; until a moment.
+    Foreign,
+}
+
 /// Which sources an acquire may choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum From {
@@ -163,14 +174,19 @@ impl Ledger {
         todo!()
     }
 
-    /// From now on `count` slots from `first` may not be leased, towards any destination;
-    /// leases that exist go on. `until_ms`: they come back by themselves.
-    pub(crate) fn exclude(&self, family: Family, first: Slot, count: u32, until_ms: Option<u64>) {
+    /// From now on `count` slots from `first` may not be leased towards any destination, for
+    /// the reason `why`; leases that exist go on. Reasons add up.
+    pub(crate) fn exclude(&self, family: Family, first: Slot, count: u32, why: Why) {
         todo!()
     }
 
-    /// Undoes [`Ledger::exclude`].
-    pub(crate) fn include(&self, family: Family, first: Slot, count: u32) {
+    /// Takes one reason away; a slot without any may be leased again.
+    pub(crate) fn include(&self, family: Family, first: Slot, count: u32, why: Why) {
+        todo!()
+    }
+
+    /// [`Ledger::exclude`] for [`Why::Foreign`] that ends by itself when the clock shows `until_ms`.
+    pub(crate) fn exclude_until(&self, family: Family, slot: Slot, until_ms: u64) {
         todo!()
     }
 
