@@ -4,12 +4,23 @@
 //! `tests/loom.rs` run the very code that ships.
 
 #[cfg(not(loom))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
+pub(crate) use loom::sync::MutexGuard;
+#[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// `loom` treats `SeqCst` loads and stores as acquire and release, but knows `SeqCst` fences:
+/// in a model, a fence stands where the shipped code relies on the total order of its `SeqCst`
+/// operations.
+#[inline(always)]
+pub(crate) fn model_fence() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+}
 
 /// `loom`'s mutex with the signature of `parking_lot`'s: no poisoning.
 #[cfg(loom)]

@@ -1,20 +1,48 @@
 //! Which four-tuple is leased to whom, until when. Pure: no system call, no clock, no random
 //! source, no global; time and randomness come in as arguments.
 
+mod exclusions;
+mod field;
+mod key;
+mod layout;
+mod prefetch;
+mod rest;
+mod share;
+mod side;
+mod small;
 mod sources;
+mod stamp;
+mod table;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod tuple;
+mod verdict;
 
 pub use sources::{PortRange, Source};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
 
-use crate::Error;
-use rand_chacha::rand_core::RngCore;
+use crate::error::Error;
+use field::Won;
+use key::{Key4, Key6};
+use layout::Layout;
+use prefetch::prefetch;
+use side::{FieldRef, Side};
+use stamp::Stamp;
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// Where the ledger's time comes from: milliseconds since any fixed moment, never backwards.
 /// Asked only where something rests.
 pub(crate) trait Clock {
     fn now_ms(&self) -> u64;
+}
+
+/// Where the ledger's randomness comes from, and a hint who asks.
+pub(crate) trait Random {
+    /// 64 random bits, hard to predict for whoever sees the ports.
+    fn next_u64(&mut self) -> u64;
+    /// A small number that differs between threads that run at the same time.
+    fn lane(&self) -> u32;
 }
 
 /// The counts of one destination or of a whole pool:
@@ -38,6 +66,36 @@ pub struct Census {
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) slot: Slot,
+    stamp: Stamp,
+    /// `None`: the destination was small when the claim was made.
+    field: Option<FieldRef>,
+}
+
+impl Claim {
+    fn in_table(Won { slot, stamp }: Won) -> Self {
+        Self { slot: Slot(slot), stamp, field: None }
+    }
+
+    fn in_field(Won { slot, stamp }: Won, field: FieldRef) -> Self {
+        Self { slot: Slot(slot), stamp, field: Some(field) }
+    }
+
+    fn won(&self) -> Won {
+        Won { slot: self.slot.0, stamp: self.stamp }
+    }
+
+    fn field(&self) -> Option<FieldRef> {
+        self.field
+    }
+}
+
+/// The counts of all destinations of a pool that hold something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCensus {
+    /// Destinations with a lease or a resting four-tuple, or that a handle is open for.
+    pub destinations: u64,
+    /// Their counts, added up.
+    pub sum: Census,
 }
 
 /// A claim as a plain value, for callers in other languages: may be stale, copied or made up.
@@ -46,6 +104,12 @@ pub(crate) struct ClaimId {
     pub(crate) destination_hash: u64,
     pub(crate) slot: Slot,
     pub(crate) stamp: u32,
+}
+
+impl ClaimId {
+    fn won(self) -> Won {
+        Won { slot: self.slot.0, stamp: Stamp::from_raw(self.stamp) }
+    }
 }
 
 /// A (source, port), numbered densely within its family.
@@ -90,77 +154,166 @@ pub(crate) enum From {
     Source(u32),
 }
 
-pub(crate) struct Ledger;
-pub(crate) struct Pin;
+/// A destination whose state is kept in its fast form.
+#[must_use = "a pin is given back with `Ledger::unpin`"]
+#[derive(Debug)]
+pub(crate) struct Pin {
+    to: Destination,
+    field: FieldRef,
+}
 
-#[allow(unused_variables)]
+impl Pin {
+    pub(crate) fn destination(&self) -> &Destination {
+        &self.to
+    }
+}
+
+/// The ledger: which four-tuple is leased or rests.
+///
+/// Every [`Claim`] and [`Pin`] belongs to the ledger that made it and must not outlive it;
+/// their holders keep it alive.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    sources: Box<[Source]>,
+    v4: Option<Side<Key4, 4>>,
+    v6: Option<Side<Key6, 2>>,
+}
+
+/// Calls a method of the side of one family; `$none` where there is no such side.
+macro_rules! side {
+    ($ledger:expr, $family:expr, $side:ident => $call:expr, else $none:expr) => {
+        match $family {
+            Family::V4 => match &$ledger.v4 {
+                Some($side) => $call,
+                None => $none,
+            },
+            Family::V6 => match &$ledger.v6 {
+                Some($side) => $call,
+                None => $none,
+            },
+        }
+    };
+}
+
 impl Ledger {
     /// `sources`: none twice, each with its ranges filled in. `key`: for hashing, secret.
     pub(crate) fn new(sources: &[Source], key: [u64; 2]) -> Result<Self, Error> {
-        todo!()
+        let layout = |family| {
+            let of_family = (0u32..).zip(sources).filter(move |(_, source)| {
+                Family::of(source.address) == family && !source.ports.is_empty()
+            });
+            Layout::new(of_family).map(|layout| (layout.capacity() > 0).then_some(layout))
+        };
+        Ok(Self {
+            sources: sources.into(),
+            v4: layout(Family::V4)?.map(|layout| Side::new(layout, key)),
+            v6: layout(Family::V6)?.map(|layout| Side::new(layout, key)),
+        })
     }
 
+    /// Leases a random free four-tuple towards `to`.
     pub(crate) fn acquire(
         &self,
         to: &Destination,
         from: From,
         clock: &impl Clock,
-        random: &mut impl RngCore,
+        random: &mut impl Random,
     ) -> Result<Claim, Error> {
-        todo!()
+        side!(self, to.family(), side => {
+            side.acquire(to, window(&side.layout, from), clock, random)
+        }, else Err(Error::NoSource { destination: *to }))
     }
 
     /// Gives a four-tuple back. `to` is the destination that it was acquired for.
     pub(crate) fn release(&self, to: &Destination, claim: Claim, then: Then) {
-        todo!()
+        side!(self, to.family(), side => side.release(to, claim, then.until_ms()), else ());
     }
 
+    /// The plain value for `claim`; the claim itself must be forgotten to live on in it.
     pub(crate) fn id(&self, to: &Destination, claim: &Claim) -> ClaimId {
-        todo!()
+        side!(self, to.family(), side => side.id(to, claim), else {
+            unreachable!("a claim comes from a side")
+        })
     }
 
     /// Whether `id` is leased now.
     pub(crate) fn is_live(&self, family: Family, id: ClaimId) -> bool {
-        todo!()
+        side!(self, family, side => side.is_live(id), else false)
     }
 
     /// Gives back what a plain value stands for; [`Error::StaleLease`] changes nothing.
     pub(crate) fn release_id(&self, family: Family, id: ClaimId, then: Then) -> Result<(), Error> {
-        todo!()
+        let live = side!(self, family, side => side.release_id(id, then.until_ms()), else false);
+        if live { Ok(()) } else { Err(Error::StaleLease) }
+    }
+
+    /// As [`Ledger::release_id`], without the look-up. Stale also if it is of another destination.
+    pub(crate) fn release_id_pinned(
+        &self,
+        pin: &Pin,
+        id: ClaimId,
+        then: Then,
+    ) -> Result<(), Error> {
+        let live = side!(self, pin.to.family(), side => {
+            side.release_id_pinned(pin.field, id, then.until_ms())
+        }, else false);
+        if live { Ok(()) } else { Err(Error::StaleLease) }
     }
 
     /// Keeps a destination's state in its fast form until [`Ledger::unpin`].
     pub(crate) fn pin(&self, to: &Destination) -> Result<Pin, Error> {
-        todo!()
+        let field = side!(self, to.family(), side => side.pin(to), else {
+            return Err(Error::NoSource { destination: *to });
+        });
+        Ok(Pin { to: *to, field })
     }
 
+    /// Ends a pin. Leases that were made through it go on.
     pub(crate) fn unpin(&self, pin: Pin) {
-        todo!()
+        pin.field.get().unpin();
     }
 
     /// As [`Ledger::acquire`], without the look-up.
+    #[inline]
     pub(crate) fn acquire_pinned(
         &self,
         pin: &Pin,
         from: From,
         clock: &impl Clock,
-        random: &mut impl RngCore,
+        random: &mut impl Random,
     ) -> Result<Claim, Error> {
-        todo!()
+        side!(self, pin.to.family(), side => {
+            side.acquire_pinned(&pin.to, pin.field, window(&side.layout, from), clock, random)
+        }, else unreachable!("a pin comes from a side"))
     }
 
     /// Brings what `to` needs towards the caches, for an acquire or release soon after.
     pub(crate) fn announce(&self, to: &Destination) {
-        todo!()
+        side!(self, to.family(), side => side.announce(to), else ());
     }
 
+    /// What `slot` stands for.
     pub(crate) fn source_port(&self, family: Family, slot: Slot) -> SourcePort {
-        todo!()
+        side!(self, family, side => side.layout.source_port(&self.sources, slot), else {
+            unreachable!("a slot comes from a side")
+        })
     }
 
     /// The slot of (address, scope, port), if it is one of ours.
     pub(crate) fn slot(&self, address: IpAddr, scope: u32, port: u16) -> Option<Slot> {
-        todo!()
+        let family = Family::of(address);
+        side!(self, family, side => side.layout.slot(address, scope, port), else None)
+    }
+
+    /// The slots of one source, by its index.
+    pub(crate) fn slots_of(&self, source: u32) -> Range<u32> {
+        let family = Family::of(self.sources[source as usize].address);
+        side!(self, family, side => side.layout.slots_of(source), else 0..0)
+    }
+
+    /// The number of slots of a family.
+    pub(crate) fn capacity(&self, family: Family) -> u32 {
+        side!(self, family, side => side.layout.capacity(), else 0)
     }
 
     /// Takes a four-tuple that somebody holds already (import, adoption) into the ledger.
@@ -171,26 +324,26 @@ impl Ledger {
         slot: Slot,
         clock: &impl Clock,
     ) -> Option<Claim> {
-        todo!()
+        side!(self, to.family(), side => side.acquire_exactly(to, slot.0, clock), else None)
     }
 
     /// From now on `count` slots from `first` may not be leased towards any destination, for
     /// the reason `why`; leases that exist go on. Reasons add up.
     pub(crate) fn exclude(&self, family: Family, first: Slot, count: u32, why: Why) {
-        todo!()
+        side!(self, family, side => side.exclude(first.0..first.0 + count, why), else ());
     }
 
     /// Takes one reason away; a slot without any may be leased again.
     pub(crate) fn include(&self, family: Family, first: Slot, count: u32, why: Why) {
-        todo!()
+        side!(self, family, side => side.include(first.0..first.0 + count, why), else ());
     }
 
     /// [`Ledger::exclude`] for [`Why::Foreign`] that ends by itself when the clock shows `until_ms`.
     pub(crate) fn exclude_until(&self, family: Family, slot: Slot, until_ms: u64) {
-        todo!()
+        side!(self, family, side => side.exclude_until(slot.0, until_ms), else ());
     }
 
-    /// Whether any of `count` slots from `first` is leased or resting, towards any destination.
+    /// Whether any of `count` slots from `first` is leased or rests, towards any destination.
     pub(crate) fn in_use(
         &self,
         family: Family,
@@ -198,14 +351,72 @@ impl Ledger {
         count: u32,
         clock: &impl Clock,
     ) -> bool {
-        todo!()
+        side!(self, family, side => side.in_use(first.0..first.0 + count, clock), else false)
     }
 
-    pub(crate) fn census(&self, clock: &impl Clock) -> Census {
-        todo!()
+    /// Does a little of what can wait: called now and then, by whoever calls often.
+    pub(crate) fn tidy(&self, clock: &impl Clock, random: &mut impl Random) {
+        let shard = random.next_u64() as u32;
+        side!(self, Family::V4, side => side.tidy(shard, clock), else ());
+        side!(self, Family::V6, side => side.tidy(shard, clock), else ());
     }
 
+    /// The counts of all destinations that hold something, added up.
+    pub(crate) fn census(&self, clock: &impl Clock) -> PoolCensus {
+        let mut all = PoolCensus::default();
+        for family in [Family::V4, Family::V6] {
+            side!(self, family, side => {
+                let capacity = side.layout.capacity();
+                side.census(clock, |free, counts| {
+                    all.destinations += 1;
+                    all.sum.add(Census::of(capacity, free, counts));
+                });
+            }, else ());
+        }
+        all
+    }
+
+    /// The counts of one destination; all zero where there is no source of its family.
     pub(crate) fn census_of(&self, to: &Destination, clock: &impl Clock) -> Census {
-        todo!()
+        side!(self, to.family(), side => {
+            let (free, counts) = side.census_of(to, clock);
+            Census::of(side.layout.capacity(), free, counts)
+        }, else Census::default())
+    }
+}
+
+impl Then {
+    fn until_ms(self) -> Option<u64> {
+        match self {
+            Self::Free => None,
+            Self::RestUntilMs(until_ms) => Some(until_ms),
+        }
+    }
+}
+
+impl Census {
+    fn of(capacity: u32, free: u32, counts: field::Full) -> Self {
+        Self {
+            capacity: capacity.into(),
+            free: free.into(),
+            leased: counts.leased.into(),
+            resting: counts.resting.into(),
+            excluded: counts.excluded.into(),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.capacity += other.capacity;
+        self.free += other.free;
+        self.leased += other.leased;
+        self.resting += other.resting;
+        self.excluded += other.excluded;
+    }
+}
+
+fn window(layout: &Layout, from: From) -> Option<Range<u32>> {
+    match from {
+        From::AnySource => None,
+        From::Source(source) => Some(layout.slots_of(source)),
     }
 }

@@ -137,6 +137,14 @@ pub(crate) fn socket_address(address: IpAddr, port: u16, scope: u32) -> SocketAd
     }
 }
 
+/// The scope id of a socket address; 0 for IPv4.
+pub(crate) fn scope_of(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(v6) => v6.scope_id(),
+    }
+}
+
 /// The unspecified address of a family.
 pub(crate) fn unspecified(family: Family) -> IpAddr {
     match family {

@@ -1,0 +1,790 @@
+//! One family's half of the ledger: the destinations in shards, each in the smallest form
+//! that holds its leases.
+//!
+//! A destination starts as one slot in its table entry, becomes a small set with the second
+//! and a [`Field`] when a sixteenth of the capacity is in use or somebody pins it.
+
+use super::exclusions::Exclusions;
+use super::field::{Field, Full, Won};
+use super::key::Key;
+use super::layout::Layout;
+use super::rest::RestQueue;
+use super::share::scale;
+use super::small::Small;
+use super::stamp::{Stamp, State};
+use super::table::{At, Table, Value, home_of};
+use super::{Claim, ClaimId, Clock, Destination, Random, Why};
+use crate::error::{Error, Exhausted};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
+use siphasher::sip::SipHasher13;
+use slab::Slab;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// A table of a thousandth of the destinations is rebuilt in a thousandth of the time.
+const SHARDS_LOG2: u32 = if cfg!(loom) { 0 } else { 10 };
+/// Leases up to which a destination is small, whatever the capacity.
+const SMALL_MAX: u32 = 16;
+/// A destination is small up to this part of the capacity: a field costs 4 bytes a slot.
+const SMALL_PART: u32 = 16;
+/// Random picks before a small destination is searched from a random start.
+const PICKS: usize = 8;
+/// Entries that one visit wakes.
+const WAKE_BATCH: usize = 32;
+
+/// A field that the ledger owns, referred to by table entries, claims and pins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FieldRef(NonNull<Field>);
+
+// SAFETY: `Field` is `Sync` and outlives every reference: see `FieldRef::get`.
+unsafe impl Send for FieldRef {}
+// SAFETY: as above.
+unsafe impl Sync for FieldRef {}
+
+impl FieldRef {
+    fn new(field: Field) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(field))))
+    }
+
+    pub(super) fn get(&self) -> &Field {
+        // SAFETY: heads are freed by the drop of their `Side` alone, which every claim and pin
+        // must not outlive (see `Ledger`).
+        unsafe { self.0.as_ref() }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<K, const N: usize> {
+    table: Table<K, N>,
+    smalls: Slab<Small>,
+    fields: Slab<Busy<K>>,
+    /// What rests at small destinations: the low half of the destination's hash, and the slot.
+    rest: RestQueue<(u32, u32)>,
+    /// The last generation given to a small destination's lease.
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Busy<K> {
+    key: K,
+    field: FieldRef,
+    /// Was idle at the last visit: goes if it still is at the next.
+    was_idle: bool,
+}
+
+#[repr(align(128))]
+#[derive(Debug)]
+struct Shard<K, const N: usize> {
+    inner: Mutex<Inner<K, N>>,
+    /// Where the table is, for [`Side::announce`]; may be old, and is never followed.
+    table_address: AtomicU64,
+    table_buckets: AtomicU32,
+}
+
+/// Slots that the kernel told us are held by others, until a moment.
+#[derive(Debug, Default)]
+struct Foreign {
+    queue: RestQueue<u32>,
+    until_ms: HashMap<u32, u64>,
+}
+
+/// All destinations of one family.
+#[derive(Debug)]
+pub(super) struct Side<K: Key, const N: usize> {
+    pub(super) layout: Layout,
+    exclusions: Exclusions,
+    hasher: SipHasher13,
+    shards: Box<[Shard<K, N>]>,
+    /// Heads of fields that are in no table.
+    spare: Mutex<Vec<FieldRef>>,
+    foreign: Mutex<Foreign>,
+    /// When the first of `foreign` ends; `u64::MAX`: never.
+    foreign_due_ms: AtomicU64,
+}
+
+type Locked<'a, K, const N: usize> = MutexGuard<'a, Inner<K, N>>;
+
+impl<K: Key, const N: usize> Side<K, N> {
+    pub(super) fn new(layout: Layout, key: [u64; 2]) -> Self {
+        let shard = |_| Shard {
+            inner: Mutex::new(Inner {
+                table: Table::new(),
+                smalls: Slab::new(),
+                fields: Slab::new(),
+                rest: RestQueue::default(),
+                generation: 0,
+            }),
+            table_address: AtomicU64::new(0),
+            table_buckets: AtomicU32::new(0),
+        };
+        Self {
+            exclusions: Exclusions::new(layout.capacity()),
+            layout,
+            hasher: SipHasher13::new_with_keys(key[0], key[1]),
+            shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
+            spare: Mutex::new(Vec::new()),
+            foreign: Mutex::default(),
+            foreign_due_ms: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    fn capacity(&self) -> u32 {
+        self.layout.capacity()
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<K, N> {
+        &self.shards[(hash >> 32) as usize & ((1 << SHARDS_LOG2) - 1)]
+    }
+
+    /// The slot that would connect `to` to itself.
+    fn own_slot(&self, to: &Destination) -> Option<u32> {
+        let address = to.address();
+        let scope = super::tuple::scope_of(address);
+        self.layout.slot(address.ip(), scope, address.port()).map(|slot| slot.0)
+    }
+
+    // ---- acquire ------------------------------------------------------------------------
+
+    pub(super) fn acquire(
+        &self,
+        to: &Destination,
+        window: Option<Range<u32>>,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Result<Claim, Error> {
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        loop {
+            let full = match self.acquire_once(to, key, hash, window.clone(), clock, random) {
+                Ok(claim) => return Ok(claim),
+                Err(full) => full,
+            };
+            if !self.end_foreign(clock) {
+                return Err(exhausted(to, full, clock));
+            }
+        }
+    }
+
+    fn acquire_once(
+        &self,
+        to: &Destination,
+        key: K,
+        hash: u64,
+        window: Option<Range<u32>>,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Result<Claim, Full> {
+        let mut inner = self.shard(hash).inner.lock();
+        let mut batch = WAKE_BATCH;
+        loop {
+            let woken = self.wake(&mut inner, hash, clock, batch);
+            let at = inner.table.find(hash, &key);
+            let value = at.map(|at| inner.table.value(at));
+            if let Some(Value::Field(index)) = value {
+                let field = inner.fields[index as usize].field;
+                return self.acquire_from_field(field, window, clock, random);
+            }
+            let own = self.own_slot(to);
+            let all = window.clone().unwrap_or(0..self.capacity());
+            if let Some(slot) = self.pick_small(&inner, value, &all, own, random) {
+                return Ok(self.lease_small(&mut inner, key, hash, at, slot, own));
+            }
+            if batch == usize::MAX || woken < batch {
+                return Err(self.small_census(&inner, hash, value, &all, own).1);
+            }
+            batch = usize::MAX;
+        }
+    }
+
+    /// Leases `slot`, which is free, for a destination that has no field; makes it one if it
+    /// has grown too large.
+    fn lease_small(
+        &self,
+        inner: &mut Locked<'_, K, N>,
+        key: K,
+        hash: u64,
+        at: Option<At>,
+        slot: u32,
+        own: Option<u32>,
+    ) -> Claim {
+        inner.generation += 1;
+        let won = Won { slot, stamp: Stamp::idle(inner.generation).with(State::Leased) };
+        let Some(at) = at else {
+            inner.table.insert(hash, key, Value::One(won), &self.hasher);
+            self.note_table(hash, inner);
+            return Claim::in_table(won);
+        };
+        let index = match inner.table.value(at) {
+            Value::Small(index) => index as usize,
+            Value::One(other) => {
+                let index = inner.smalls.insert(Small::of(other));
+                inner.table.set(at, Value::Small(index as u32));
+                index
+            }
+            Value::Field(_) => unreachable!("the caller has looked"),
+        };
+        let small = &mut inner.smalls[index];
+        small.put(won);
+        if small.len() > (self.capacity() / SMALL_PART).max(SMALL_MAX) {
+            return Claim::in_field(won, self.make_field(inner, key, hash, own));
+        }
+        Claim::in_table(won)
+    }
+
+    pub(super) fn acquire_from_field(
+        &self,
+        field: FieldRef,
+        window: Option<Range<u32>>,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Result<Claim, Full> {
+        let won = match window {
+            None => field.get().acquire(&self.exclusions, clock, random)?,
+            Some(window) => field.get().acquire_within(window, &self.exclusions, clock, random)?,
+        };
+        Ok(Claim::in_field(won, field))
+    }
+
+    #[inline]
+    pub(super) fn acquire_pinned(
+        &self,
+        to: &Destination,
+        field: FieldRef,
+        window: Option<Range<u32>>,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Result<Claim, Error> {
+        loop {
+            match self.acquire_from_field(field, window.clone(), clock, random) {
+                Ok(claim) => return Ok(claim),
+                Err(full) if !self.end_foreign(clock) => return Err(exhausted(to, full, clock)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Leases exactly `slot`, if it is free.
+    pub(super) fn acquire_exactly(
+        &self,
+        to: &Destination,
+        slot: u32,
+        clock: &impl Clock,
+    ) -> Option<Claim> {
+        let own = self.own_slot(to);
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        self.wake(&mut inner, hash, clock, usize::MAX);
+        let at = inner.table.find(hash, &key);
+        let value = at.map(|at| inner.table.value(at));
+        if let Some(Value::Field(index)) = value {
+            let field = inner.fields[index as usize].field;
+            field.get().wake(&self.exclusions, clock, usize::MAX);
+            let won = field.get().acquire_exactly(&self.exclusions, slot)?;
+            return Some(Claim::in_field(won, field));
+        }
+        if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, own, slot) {
+            return None;
+        }
+        Some(self.lease_small(&mut inner, key, hash, at, slot, own))
+    }
+
+    /// Whether a small destination neither holds `slot` nor is it.
+    fn is_usable(
+        &self,
+        inner: &Inner<K, N>,
+        value: Option<Value>,
+        own: Option<u32>,
+        slot: u32,
+    ) -> bool {
+        own != Some(slot)
+            && match value {
+                None => true,
+                Some(Value::One(won)) => won.slot != slot,
+                Some(Value::Small(index)) => inner.smalls[index as usize].get(slot).is_none(),
+                Some(Value::Field(_)) => false,
+            }
+    }
+
+    /// A slot of `window` that a small destination may have: random, then the first after a
+    /// random start. `None`: there is none.
+    fn pick_small(
+        &self,
+        inner: &Inner<K, N>,
+        value: Option<Value>,
+        window: &Range<u32>,
+        own: Option<u32>,
+        random: &mut impl Random,
+    ) -> Option<u32> {
+        let usable = |slot| self.is_usable(inner, value, own, slot);
+        let width = window.end - window.start;
+        let mut pick = window.start;
+        for _ in 0..PICKS {
+            pick = window.start + scale((random.next_u64() >> 32) as u32, width);
+            if width > 0 && !self.exclusions.blocks(pick) && usable(pick) {
+                return Some(pick);
+            }
+        }
+        [pick..window.end, window.start..pick].into_iter().find_map(|slots| {
+            let mut slot = slots.start;
+            while slot < slots.end {
+                let open = !self.exclusions.word(slot / 64) >> (slot % 64);
+                if open == 0 {
+                    slot = (slot / 64 + 1) * 64;
+                    continue;
+                }
+                slot += open.trailing_zeros();
+                if slot < slots.end && usable(slot) {
+                    return Some(slot);
+                }
+                slot += 1;
+            }
+            None
+        })
+    }
+
+    // ---- release ------------------------------------------------------------------------
+
+    pub(super) fn release(&self, to: &Destination, claim: Claim, rest_until_ms: Option<u64>) {
+        let won = claim.won();
+        let blocked = rest_until_ms.is_none() && self.exclusions.blocks(won.slot);
+        if let Some(field) = claim.field() {
+            if !blocked {
+                return field.get().release(won, rest_until_ms);
+            }
+            let _lock = self.shard(K::of(to).hash(&self.hasher)).inner.lock();
+            return field.get().end_excluded(&self.exclusions, won);
+        }
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        let at = inner.table.find(hash, &key).expect("a destination with a lease has an entry");
+        if let Value::Field(index) = inner.table.value(at) {
+            let field = inner.fields[index as usize].field;
+            return match blocked {
+                true => field.get().end_excluded(&self.exclusions, won),
+                false => field.get().release(won, rest_until_ms),
+            };
+        }
+        self.end_small(&mut inner, hash, at, won, rest_until_ms);
+    }
+
+    pub(super) fn id(&self, to: &Destination, claim: &Claim) -> ClaimId {
+        let destination_hash = K::of(to).hash(&self.hasher);
+        ClaimId { destination_hash, slot: claim.slot, stamp: claim.won().stamp.raw() }
+    }
+
+    pub(super) fn is_live(&self, id: ClaimId) -> bool {
+        let inner = self.shard(id.destination_hash).inner.lock();
+        self.find_id(&inner, id).is_some()
+    }
+
+    #[must_use = "false: the id is stale"]
+    pub(super) fn release_id(&self, id: ClaimId, rest_until_ms: Option<u64>) -> bool {
+        let mut inner = self.shard(id.destination_hash).inner.lock();
+        let Some(at) = self.find_id(&inner, id) else { return false };
+        if let Value::Field(index) = inner.table.value(at) {
+            let field = inner.fields[index as usize].field;
+            return field.get().release_named(&self.exclusions, id.won(), rest_until_ms);
+        }
+        self.end_small(&mut inner, id.destination_hash, at, id.won(), rest_until_ms);
+        true
+    }
+
+    /// As [`Side::release_id`], of a destination that the caller has pinned.
+    #[must_use = "false: the id is stale"]
+    pub(super) fn release_id_pinned(
+        &self,
+        field: FieldRef,
+        id: ClaimId,
+        rest_until_ms: Option<u64>,
+    ) -> bool {
+        field.get().release_named(&self.exclusions, id.won(), rest_until_ms)
+    }
+
+    fn find_id(&self, inner: &Inner<K, N>, id: ClaimId) -> Option<At> {
+        let won = id.won();
+        if !won.stamp.is_leased() {
+            return None;
+        }
+        inner.table.find_hashed(id.destination_hash, |value, key| {
+            let live = match value {
+                Value::One(only) => only == won,
+                Value::Small(index) => {
+                    inner.smalls[index as usize].get(won.slot) == Some(won.stamp)
+                }
+                Value::Field(index) => inner.fields[index as usize].field.get().is_live(won),
+            };
+            live && key.hash(&self.hasher) == id.destination_hash
+        })
+    }
+
+    /// Ends a lease or a rest of a small destination.
+    fn end_small(
+        &self,
+        inner: &mut Inner<K, N>,
+        hash: u64,
+        at: At,
+        won: Won,
+        rest_until_ms: Option<u64>,
+    ) {
+        let state = if rest_until_ms.is_some() { State::Resting } else { State::Idle };
+        let ended = Won { stamp: won.stamp.with(state), ..won };
+        match inner.table.value(at) {
+            Value::One(_) if state == State::Idle => {
+                inner.table.remove(at, hash, &self.hasher);
+                self.note_table(hash, inner);
+            }
+            Value::One(_) => inner.table.set(at, Value::One(ended)),
+            Value::Small(index) => {
+                let small = &mut inner.smalls[index as usize];
+                small.put(ended);
+                if small.len() == 1 {
+                    let last = small.iter().next().expect("its length is 1");
+                    inner.smalls.remove(index as usize);
+                    inner.table.set(at, Value::One(last));
+                }
+            }
+            Value::Field(_) => unreachable!("a field ends its own leases"),
+        }
+        if let Some(due_ms) = rest_until_ms {
+            inner.rest.push(due_ms, (hash as u32, won.slot));
+        }
+    }
+
+    // ---- resting ------------------------------------------------------------------------
+
+    /// Brings back what is due at the small destinations of one shard; returns how many.
+    /// `hash` is of any destination of the shard.
+    fn wake(&self, inner: &mut Inner<K, N>, hash: u64, clock: &impl Clock, batch: usize) -> usize {
+        let Some(due_ms) = inner.rest.next_due_ms() else { return 0 };
+        let now_ms = clock.now_ms();
+        if due_ms > now_ms {
+            return 0;
+        }
+        let mut woken = 0;
+        while woken < batch
+            && let Some((hash_low, slot)) = inner.rest.pop_due(now_ms)
+        {
+            woken += 1;
+            let full_hash = hash & !u64::from(u32::MAX) | u64::from(hash_low);
+            let resting = |stamp: Option<Stamp>| stamp.filter(|stamp| stamp.is_resting());
+            let of = |value| match value {
+                Value::One(won) if won.slot == slot => resting(Some(won.stamp)),
+                Value::Small(index) => resting(inner.smalls[index as usize].get(slot)),
+                _ => None,
+            };
+            let found = inner.table.find_hashed(full_hash, |value, key| {
+                of(value).is_some() && key.hash(&self.hasher) as u32 == hash_low
+            });
+            let at = found.expect("what rests at a small destination is in the table");
+            let stamp = of(inner.table.value(at)).expect("it was just found resting");
+            let full_hash = inner.table.key(at).hash(&self.hasher);
+            self.end_small(inner, full_hash, at, Won { slot, stamp }, None);
+        }
+        woken
+    }
+
+    // ---- fields -------------------------------------------------------------------------
+
+    /// The destination's field, made from what it was before if need be.
+    fn make_field(
+        &self,
+        inner: &mut Locked<'_, K, N>,
+        key: K,
+        hash: u64,
+        own: Option<u32>,
+    ) -> FieldRef {
+        let found = inner.table.find(hash, &key);
+        let mut held = Vec::new();
+        match found.map(|at| inner.table.value(at)) {
+            Some(Value::Field(index)) => return inner.fields[index as usize].field,
+            Some(Value::One(won)) => held.push(won),
+            Some(Value::Small(index)) => {
+                held.extend(inner.smalls[index as usize].iter());
+                inner.smalls.remove(index as usize);
+            }
+            None => {}
+        }
+        let spare = self.spare.lock().pop();
+        let field = spare.unwrap_or_else(|| FieldRef::new(Field::new(self.capacity())));
+        let base = inner.generation;
+        field.get().furnish(&self.exclusions, own, held.iter().copied(), base);
+        let mut resting: Vec<u32> =
+            held.iter().filter(|won| won.stamp.is_resting()).map(|won| won.slot).collect();
+        if !resting.is_empty() {
+            let mine = inner.rest.extract(|(hash_low, slot)| {
+                let at = resting.iter().position(|&one| hash_low == hash as u32 && one == slot);
+                at.map(|at| resting.swap_remove(at)).is_some()
+            });
+            field.get().take_resting(mine.into_iter().map(|(due_ms, (_, slot))| (due_ms, slot)));
+        }
+        let index = inner.fields.insert(Busy { key, field, was_idle: false }) as u32;
+        match found {
+            Some(at) => inner.table.set(at, Value::Field(index)),
+            None => {
+                inner.table.insert(hash, key, Value::Field(index), &self.hasher);
+                self.note_table(hash, inner);
+            }
+        }
+        field
+    }
+
+    pub(super) fn pin(&self, to: &Destination) -> FieldRef {
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        let field = self.make_field(&mut inner, key, hash, self.own_slot(to));
+        field.get().pin();
+        field
+    }
+
+    /// Visits one shard: what is due comes back, what is idle goes.
+    pub(super) fn tidy(&self, shard: u32, clock: &impl Clock) {
+        self.end_foreign(clock);
+        let shard = shard & ((1 << SHARDS_LOG2) - 1);
+        let Some(mut inner) = self.shards[shard as usize].inner.try_lock() else { return };
+        let hash = u64::from(shard) << 32;
+        self.wake(&mut inner, hash, clock, WAKE_BATCH);
+        let mut idle = Vec::new();
+        for (index, busy) in &mut inner.fields {
+            busy.field.get().wake(&self.exclusions, clock, WAKE_BATCH);
+            let is_idle = busy.field.get().is_idle();
+            if is_idle && busy.was_idle {
+                idle.push(index);
+            }
+            busy.was_idle = is_idle;
+        }
+        for index in idle {
+            let Busy { key, field, .. } = inner.fields.remove(index);
+            let hash = key.hash(&self.hasher);
+            let at = inner.table.find(hash, &key).expect("a field hangs in the table");
+            inner.table.remove(at, hash, &self.hasher);
+            self.note_table(hash, &inner);
+            inner.generation = inner.generation.max(field.get().generation_max());
+            field.get().strip();
+            self.spare.lock().push(field);
+        }
+        if inner.smalls.is_empty() && inner.smalls.capacity() > 0 {
+            inner.smalls = Slab::new();
+        }
+        if inner.fields.is_empty() && inner.fields.capacity() > 0 {
+            inner.fields = Slab::new();
+        }
+    }
+
+    // ---- announcing ---------------------------------------------------------------------
+
+    pub(super) fn announce(&self, to: &Destination) {
+        let hash = K::of(to).hash(&self.hasher);
+        let shard = self.shard(hash);
+        // Relaxed: an old address or number only makes the prefetch useless.
+        let address = shard.table_address.load(Ordering::Relaxed) as usize;
+        let buckets = shard.table_buckets.load(Ordering::Relaxed);
+        if buckets > 0 {
+            super::prefetch(address + home_of(hash, buckets) as usize * 64);
+        }
+    }
+
+    fn note_table(&self, hash: u64, inner: &Inner<K, N>) {
+        let shard = self.shard(hash);
+        let (address, buckets) = inner.table.place();
+        // Relaxed: see `announce`.
+        shard.table_address.store(address as u64, Ordering::Relaxed);
+        shard.table_buckets.store(buckets, Ordering::Relaxed);
+    }
+
+    // ---- exclusion ----------------------------------------------------------------------
+
+    pub(super) fn exclude(&self, slots: Range<u32>, why: Why) {
+        let mut changed = Vec::new();
+        self.exclusions.add(slots, why, |slot| changed.push(slot));
+        self.each_field(|_, field| changed.iter().for_each(|&slot| field.exclude(slot)));
+    }
+
+    pub(super) fn include(&self, slots: Range<u32>, why: Why) {
+        let mut changed = Vec::new();
+        self.exclusions.remove(slots, why, |slot| changed.push(slot));
+        self.each_field(|key, field| {
+            let own = self.own_slot(&key.destination());
+            for &slot in changed.iter().filter(|&&slot| own != Some(slot)) {
+                field.include(slot);
+            }
+        });
+    }
+
+    pub(super) fn exclude_until(&self, slot: u32, until_ms: u64) {
+        {
+            let mut foreign = self.foreign.lock();
+            let last = foreign.until_ms.entry(slot).or_insert(0);
+            *last = until_ms.max(*last);
+            foreign.queue.push(until_ms, slot);
+            // Relaxed: written under the lock; a reader that misses it is told by its next look.
+            let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
+            self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
+        }
+        self.exclude(slot..slot + 1, Why::Foreign);
+    }
+
+    /// Ends what of [`Side::exclude_until`] is due; whether there was any.
+    pub(super) fn end_foreign(&self, clock: &impl Clock) -> bool {
+        // Relaxed: see `exclude_until`.
+        let due_ms = self.foreign_due_ms.load(Ordering::Relaxed);
+        if due_ms == u64::MAX {
+            return false;
+        }
+        let now_ms = clock.now_ms();
+        if due_ms > now_ms {
+            return false;
+        }
+        let mut ended = Vec::new();
+        {
+            let mut foreign = self.foreign.lock();
+            while let Some(slot) = foreign.queue.pop_due(now_ms) {
+                if foreign.until_ms.get(&slot).is_some_and(|&until_ms| until_ms <= now_ms) {
+                    foreign.until_ms.remove(&slot);
+                    ended.push(slot);
+                }
+            }
+            let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
+            self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
+        }
+        for &slot in &ended {
+            self.include(slot..slot + 1, Why::Foreign);
+        }
+        !ended.is_empty()
+    }
+
+    fn each_field(&self, mut visit: impl FnMut(K, &Field)) {
+        for shard in &self.shards {
+            let inner = shard.inner.lock();
+            inner.fields.iter().for_each(|(_, busy)| visit(busy.key, busy.field.get()));
+        }
+    }
+
+    /// Whether any of `slots` is leased or rests, towards any destination.
+    pub(super) fn in_use(&self, slots: Range<u32>, clock: &impl Clock) -> bool {
+        self.shards.iter().zip(0u64..).any(|(shard, number)| {
+            let mut inner = shard.inner.lock();
+            self.wake(&mut inner, number << 32, clock, usize::MAX);
+            for (_, busy) in &inner.fields {
+                busy.field.get().wake(&self.exclusions, clock, usize::MAX);
+            }
+            inner.table.iter().any(|(_, value)| match value {
+                Value::One(won) => slots.contains(&won.slot),
+                Value::Small(index) => {
+                    inner.smalls[index as usize].iter().any(|won| slots.contains(&won.slot))
+                }
+                Value::Field(index) => inner.fields[index as usize].field.get().uses(slots.clone()),
+            })
+        })
+    }
+
+    // ---- census -------------------------------------------------------------------------
+
+    /// Free slots and the other counts of one destination.
+    pub(super) fn census_of(&self, to: &Destination, clock: &impl Clock) -> (u32, Full) {
+        self.end_foreign(clock);
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        self.wake(&mut inner, hash, clock, usize::MAX);
+        let value = inner.table.find(hash, &key).map(|at| inner.table.value(at));
+        self.census_of_value(&inner, value, to, clock)
+    }
+
+    /// Calls `count` with each destination's free slots and other counts.
+    pub(super) fn census(&self, clock: &impl Clock, mut count: impl FnMut(u32, Full)) {
+        self.end_foreign(clock);
+        for (shard, number) in self.shards.iter().zip(0u64..) {
+            let mut inner = shard.inner.lock();
+            self.wake(&mut inner, number << 32, clock, usize::MAX);
+            for (key, value) in inner.table.iter() {
+                let to = key.destination();
+                let (free, counts) = self.census_of_value(&inner, Some(value), &to, clock);
+                count(free, counts);
+            }
+        }
+    }
+
+    fn census_of_value(
+        &self,
+        inner: &Inner<K, N>,
+        value: Option<Value>,
+        to: &Destination,
+        clock: &impl Clock,
+    ) -> (u32, Full) {
+        if let Some(Value::Field(index)) = value {
+            let field = inner.fields[index as usize].field.get();
+            field.wake(&self.exclusions, clock, usize::MAX);
+            return field.census(&self.exclusions);
+        }
+        let hash = K::of(to).hash(&self.hasher);
+        self.small_census(inner, hash, value, &(0..self.capacity()), self.own_slot(to))
+    }
+
+    /// The counts of a small destination within `window`.
+    fn small_census(
+        &self,
+        inner: &Inner<K, N>,
+        hash: u64,
+        value: Option<Value>,
+        window: &Range<u32>,
+        own: Option<u32>,
+    ) -> (u32, Full) {
+        let mut counts = Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None };
+        counts.excluded = if window.len() as u32 == self.capacity() {
+            self.exclusions.count()
+        } else {
+            window.clone().filter(|&slot| self.exclusions.blocks(slot)).count() as u32
+        };
+        let own = own.filter(|slot| window.contains(slot) && !self.exclusions.blocks(*slot));
+        counts.excluded += u32::from(own.is_some());
+        let mut take = |won: Won| {
+            if !window.contains(&won.slot) {
+                return;
+            }
+            counts.leased += u32::from(won.stamp.is_leased());
+            counts.resting += u32::from(won.stamp.is_resting());
+            counts.excluded -= u32::from(self.exclusions.blocks(won.slot));
+        };
+        match value {
+            Some(Value::One(won)) => take(won),
+            Some(Value::Small(index)) => inner.smalls[index as usize].iter().for_each(take),
+            _ => {}
+        }
+        if counts.resting > 0 {
+            counts.next_due_ms = inner.rest.next_due_ms_where(|(hash_low, slot)| {
+                hash_low == hash as u32 && !self.is_usable(inner, value, None, slot)
+            });
+        }
+        let held = counts.leased + counts.resting + counts.excluded;
+        (window.len() as u32 - held, counts)
+    }
+}
+
+impl<K: Key, const N: usize> Drop for Side<K, N> {
+    fn drop(&mut self) {
+        let hanging = self.shards.iter().flat_map(|shard| {
+            let inner = shard.inner.lock();
+            inner.fields.iter().map(|(_, busy)| busy.field).collect::<Vec<_>>()
+        });
+        for field in hanging.chain(self.spare.lock().drain(..)) {
+            // SAFETY: made by `Box::leak`; in exactly one of the two places; no claim or pin
+            // outlives the ledger.
+            drop(unsafe { Box::from_raw(field.0.as_ptr()) });
+        }
+    }
+}
+
+fn exhausted(to: &Destination, full: Full, clock: &impl Clock) -> Error {
+    let Full { leased, resting, excluded, next_due_ms } = full;
+    Error::Exhausted(Exhausted {
+        destination: *to,
+        leased: leased.into(),
+        resting: resting.into(),
+        excluded: excluded.into(),
+        next_free_ms: next_due_ms.map(|due_ms| due_ms.saturating_sub(clock.now_ms())),
+    })
+}

@@ -1,0 +1,546 @@
+//! Promises of the whole ledger: never twice, exact, counts that add up, rests that end on
+//! time, stale ids that change nothing, spread.
+
+use super::*;
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
+
+/// SplitMix64: repeatable, and good enough to test with.
+pub(super) struct TestRandom(pub(super) u64, pub(super) u32);
+
+impl Random for TestRandom {
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn lane(&self) -> u32 {
+        self.1
+    }
+}
+
+#[derive(Default)]
+struct TestClock(Cell<u64>);
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+struct SharedClock(StdAtomicU64);
+
+impl Clock for SharedClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(StdOrdering::Relaxed)
+    }
+}
+
+fn source(address: &str, first: u16, last: u16) -> Source {
+    let ports = vec![PortRange::new(first, last).unwrap()];
+    Source { address: address.parse().unwrap(), scope: 0, ports }
+}
+
+fn tcp(address: &str) -> Destination {
+    Destination::new(Protocol::Tcp, address.parse().unwrap())
+}
+
+fn ledger(sources: &[Source]) -> Ledger {
+    Ledger::new(sources, [1, 2]).unwrap()
+}
+
+fn fill(ledger: &Ledger, to: &Destination, n: usize, random: &mut TestRandom) -> Vec<Claim> {
+    let clock = TestClock::default();
+    (0..n).map(|_| ledger.acquire(to, From::AnySource, &clock, random).unwrap()).collect()
+}
+
+// ---- against a dumb model ---------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Acquire { to: usize, from: Option<u32> },
+    Release { nth: usize, rest_ms: u64 },
+    ReleaseStale { nth: usize },
+    Pass { ms: u64 },
+    Exclude { slot: u32, count: u32, listener: bool },
+    Include { slot: u32, count: u32, listener: bool },
+    ExcludeUntil { slot: u32, ms: u64 },
+    Pin { to: usize },
+    Unpin,
+    Tidy,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        12 => (0usize..5, prop::option::weighted(0.2, 0u32..3))
+            .prop_map(|(to, from)| Action::Acquire { to, from }),
+        6 => (any::<usize>(), prop_oneof![Just(0u64), 1u64..50, Just(20)])
+            .prop_map(|(nth, rest_ms)| Action::Release { nth, rest_ms }),
+        1 => any::<usize>().prop_map(|nth| Action::ReleaseStale { nth }),
+        2 => (0u64..30).prop_map(|ms| Action::Pass { ms }),
+        1 => (0u32..60, 0u32..20, any::<bool>())
+            .prop_map(|(slot, count, listener)| Action::Exclude { slot, count, listener }),
+        1 => (0u32..60, 0u32..40, any::<bool>())
+            .prop_map(|(slot, count, listener)| Action::Include { slot, count, listener }),
+        1 => (0u32..80, 0u64..60).prop_map(|(slot, ms)| Action::ExcludeUntil { slot, ms }),
+        1 => (0usize..5).prop_map(|to| Action::Pin { to }),
+        1 => Just(Action::Unpin),
+        1 => Just(Action::Tidy),
+    ]
+}
+
+/// What the ledger should know, as simply as it can be said.
+#[derive(Default)]
+struct Model {
+    now_ms: u64,
+    /// (destination, slot) of every lease.
+    leased: BTreeSet<(usize, u32)>,
+    /// (destination, slot) to the end of the rest.
+    resting: BTreeMap<(usize, u32), u64>,
+    /// [not ours, listener] by slot.
+    excluded: BTreeSet<(bool, u32)>,
+    /// Slot to the end of the exclusion.
+    foreign: BTreeMap<u32, u64>,
+}
+
+impl Model {
+    fn settle(&mut self) {
+        let now_ms = self.now_ms;
+        self.resting.retain(|_, until_ms| *until_ms > now_ms);
+        self.foreign.retain(|_, until_ms| *until_ms > now_ms);
+    }
+
+    fn is_excluded(&self, slot: u32, own: Option<u32>) -> bool {
+        let given = |listener| self.excluded.contains(&(listener, slot));
+        given(false) || given(true) || self.foreign.contains_key(&slot) || own == Some(slot)
+    }
+
+    fn census(&self, to: usize, window: Range<u32>, own: Option<u32>) -> Census {
+        let mut census = Census { capacity: window.len() as u64, ..Census::default() };
+        for slot in window {
+            if self.leased.contains(&(to, slot)) {
+                census.leased += 1;
+            } else if self.resting.contains_key(&(to, slot)) {
+                census.resting += 1;
+            } else if self.is_excluded(slot, own) {
+                census.excluded += 1;
+            } else {
+                census.free += 1;
+            }
+        }
+        census
+    }
+}
+
+/// Destinations of the first family take up to 66 slots on three sources; the second is one of
+/// our own (source, port)s, the last is of the other family with 3 slots.
+fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
+    let sources = [
+        source("10.0.0.1", 65_506, 65_535),
+        source("10.0.0.2", 1_024, 1_058),
+        source("10.0.0.3", 7, 7),
+        source("2001:db8::1", 9, 11),
+    ];
+    let ledger = ledger(&sources);
+    let destinations = [
+        tcp("192.0.2.1:443"),
+        tcp("10.0.0.2:1030"),
+        Destination::new(Protocol::Udp, "192.0.2.1:443".parse().unwrap()),
+        tcp("[::ffff:192.0.2.9]:80"),
+        tcp("[2001:db8::2]:443"),
+    ];
+    let own_slots = destinations.map(|to| {
+        let address = to.address();
+        ledger.slot(address.ip(), 0, address.port()).map(|slot| slot.0)
+    });
+    assert_eq!(own_slots, [None, Some(36), None, None, None]);
+    let clock = TestClock::default();
+    let random = &mut TestRandom(seed, 0);
+    let mut model = Model::default();
+    let mut held: Vec<(usize, Claim)> = Vec::new();
+    let mut pins: Vec<(usize, Pin)> = Vec::new();
+    let mut dead: Vec<(usize, ClaimId)> = Vec::new();
+    for (step, action) in actions.into_iter().enumerate() {
+        model.now_ms = clock.now_ms();
+        model.settle();
+        match action {
+            Action::Acquire { to, from } => {
+                let destination = &destinations[to];
+                let family = destination.family();
+                let from = from.filter(|_| family == Family::V4);
+                let window = match from {
+                    Some(source) => ledger.slots_of(source),
+                    None => 0..ledger.capacity(family),
+                };
+                let from = from.map_or(From::AnySource, From::Source);
+                let own = own_slots[to];
+                // Exclusions are given for the first family alone.
+                let census = match family {
+                    Family::V4 => model.census(to, window.clone(), own),
+                    Family::V6 => {
+                        let none = Model {
+                            leased: model.leased.clone(),
+                            resting: model.resting.clone(),
+                            ..Model::default()
+                        };
+                        none.census(to, window.clone(), own)
+                    }
+                };
+                let pin = pins.iter().find(|(pinned, _)| *pinned == to);
+                let won = match pin {
+                    Some((_, pin)) => ledger.acquire_pinned(pin, from, &clock, random),
+                    None => ledger.acquire(destination, from, &clock, random),
+                };
+                match won {
+                    Ok(claim) => {
+                        assert!(census.free > 0, "won where nothing is free");
+                        assert!(window.contains(&claim.slot.0));
+                        assert!(!model.resting.contains_key(&(to, claim.slot.0)), "rests");
+                        if family == Family::V4 {
+                            assert!(!model.is_excluded(claim.slot.0, own), "excluded");
+                        }
+                        assert!(model.leased.insert((to, claim.slot.0)), "twice");
+                        held.push((to, claim));
+                    }
+                    Err(Error::Exhausted(counts)) => {
+                        assert_eq!(census.free, 0, "exhausted is said only when it is true");
+                        assert_eq!(
+                            (counts.leased, counts.resting, counts.excluded),
+                            (census.leased, census.resting, census.excluded)
+                        );
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Action::Release { nth, rest_ms } if !held.is_empty() => {
+                let (to, claim) = held.swap_remove(nth % held.len());
+                let destination = &destinations[to];
+                let (slot, id) = (claim.slot.0, ledger.id(destination, &claim));
+                assert!(ledger.is_live(destination.family(), id));
+                let until_ms = model.now_ms + rest_ms;
+                let then = if rest_ms == 0 { Then::Free } else { Then::RestUntilMs(until_ms) };
+                if nth % 3 == 0 {
+                    ledger.release_id(destination.family(), id, then).unwrap();
+                } else {
+                    ledger.release(destination, claim, then);
+                }
+                assert!(model.leased.remove(&(to, slot)));
+                if rest_ms > 0 {
+                    model.resting.insert((to, slot), until_ms);
+                }
+                dead.push((to, id));
+            }
+            Action::ReleaseStale { nth } if !dead.is_empty() => {
+                let (to, id) = dead[nth % dead.len()];
+                let family = destinations[to].family();
+                assert!(!ledger.is_live(family, id));
+                let stale = ledger.release_id(family, id, Then::Free);
+                assert!(matches!(stale, Err(Error::StaleLease)));
+                if let Some((_, pin)) = pins.iter().find(|(pinned, _)| *pinned == to) {
+                    assert!(ledger.release_id_pinned(pin, id, Then::Free).is_err());
+                }
+                let made_up = ClaimId { stamp: nth as u32, ..id };
+                if !held.iter().any(|(t, c)| *t == to && ledger.id(&destinations[to], c) == made_up)
+                {
+                    assert!(ledger.release_id(family, made_up, Then::Free).is_err());
+                }
+            }
+            Action::Pass { ms } => clock.0.set(clock.0.get() + ms),
+            Action::Exclude { slot, count, listener }
+            | Action::Include { slot, count, listener } => {
+                let count = count.min(66 - slot);
+                let why = if listener { Why::Listener } else { Why::NotOurs };
+                let slots = slot..slot + count;
+                if matches!(action, Action::Exclude { .. }) {
+                    ledger.exclude(Family::V4, Slot(slot), count, why);
+                    model.excluded.extend(slots.map(|slot| (listener, slot)));
+                } else {
+                    ledger.include(Family::V4, Slot(slot), count, why);
+                    slots.for_each(|slot| drop(model.excluded.remove(&(listener, slot))));
+                }
+            }
+            Action::ExcludeUntil { slot, ms } => {
+                let (slot, until_ms) = (slot % 66, model.now_ms + ms);
+                ledger.exclude_until(Family::V4, Slot(slot), until_ms);
+                let last = model.foreign.entry(slot).or_insert(0);
+                *last = until_ms.max(*last);
+            }
+            Action::Pin { to } if pins.len() < 3 => {
+                pins.push((to, ledger.pin(&destinations[to]).unwrap()));
+            }
+            Action::Unpin if !pins.is_empty() => ledger.unpin(pins.remove(0).1),
+            Action::Tidy => (0..1024).for_each(|_| ledger.tidy(&clock, random)),
+            _ => {}
+        }
+        model.now_ms = clock.now_ms();
+        model.settle();
+        let thorough = step % 32 == 0;
+        for (to, destination) in destinations.iter().enumerate() {
+            if !thorough && to != step % 5 {
+                continue;
+            }
+            let census = ledger.census_of(destination, &clock);
+            let expected = if to < 4 {
+                model.census(to, 0..66, own_slots[to])
+            } else {
+                let excluded = std::mem::take(&mut model.excluded);
+                let foreign = std::mem::take(&mut model.foreign);
+                let expected = model.census(to, 0..3, None);
+                (model.excluded, model.foreign) = (excluded, foreign);
+                expected
+            };
+            assert_eq!(census, expected, "{destination} after {action:?}");
+        }
+        if !thorough {
+            continue;
+        }
+        let all = ledger.census(&clock);
+        assert_eq!(all.sum.leased, held.len() as u64);
+        assert_eq!(all.sum.resting, model.resting.len() as u64);
+    }
+    for (to, claim) in held {
+        ledger.release(&destinations[to], claim, Then::Free);
+    }
+    pins.into_iter().for_each(|(_, pin)| ledger.unpin(pin));
+    clock.0.set(clock.0.get() + 100);
+    for _ in 0..40_000 {
+        ledger.tidy(&clock, random);
+        if ledger.census(&clock).destinations == 0 {
+            return;
+        }
+    }
+    panic!("idle destinations stay: {:?}", ledger.census(&clock));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn random_actions_agree_with_a_dumb_model(
+        actions in prop::collection::vec(action(), 1..600),
+        seed in any::<u64>(),
+    ) {
+        agrees_with_the_model(actions, seed);
+    }
+}
+
+// ---- exactness and edges ----------------------------------------------------------------
+
+#[test]
+fn every_four_tuple_is_handed_out_once_before_exhausted() {
+    for count in [1u16, 2, 17, 63, 64, 65, 511, 512, 513, 1000, 64_512] {
+        let sources = [source("127.0.0.1", u16::MAX - (count - 1), u16::MAX)];
+        let ledger = ledger(&sources);
+        let to = tcp("192.0.2.1:80");
+        let random = &mut TestRandom(u64::from(count), 0);
+        let claims = fill(&ledger, &to, count.into(), random);
+        let slots: HashSet<u32> = claims.iter().map(|claim| claim.slot.0).collect();
+        assert_eq!(slots.len(), usize::from(count));
+        let clock = TestClock::default();
+        for _ in 0..3 {
+            match ledger.acquire(&to, From::AnySource, &clock, random) {
+                Err(Error::Exhausted(counts)) => assert_eq!(counts.leased, count.into()),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut claims = claims;
+        let last = claims.pop().unwrap();
+        let freed = last.slot;
+        ledger.release(&to, last, Then::Free);
+        let again = ledger.acquire(&to, From::AnySource, &clock, random).unwrap();
+        assert_eq!(again.slot, freed, "the one free port is found");
+        claims.push(again);
+        claims.into_iter().for_each(|claim| ledger.release(&to, claim, Then::Free));
+        assert_eq!(ledger.census_of(&to, &clock).free, count.into());
+    }
+}
+
+#[test]
+fn a_destination_without_a_source_of_its_family_is_an_error_of_its_own() {
+    let ledger = ledger(&[source("10.0.0.1", 1, 9)]);
+    let to = tcp("[2001:db8::1]:80");
+    let refused =
+        ledger.acquire(&to, From::AnySource, &TestClock::default(), &mut TestRandom(1, 0));
+    assert!(matches!(refused, Err(Error::NoSource { destination }) if destination == to));
+    assert!(ledger.pin(&to).is_err());
+}
+
+#[test]
+fn a_rest_ends_at_its_moment_and_not_before() {
+    for pinned in [false, true] {
+        let ledger = ledger(&[source("10.0.0.1", 5, 5)]);
+        let to = tcp("192.0.2.1:80");
+        let pin = pinned.then(|| ledger.pin(&to).unwrap());
+        let (clock, random) = (TestClock::default(), &mut TestRandom(1, 0));
+        let claim = ledger.acquire(&to, From::AnySource, &clock, random).unwrap();
+        ledger.release(&to, claim, Then::RestUntilMs(1_000));
+        clock.0.set(999);
+        match ledger.acquire(&to, From::AnySource, &clock, random) {
+            Err(Error::Exhausted(counts)) => {
+                assert_eq!((counts.resting, counts.next_free_ms), (1, Some(1)));
+            }
+            other => panic!("{other:?}"),
+        }
+        clock.0.set(1_000);
+        let claim = ledger.acquire(&to, From::AnySource, &clock, random).unwrap();
+        ledger.release(&to, claim, Then::Free);
+        pin.into_iter().for_each(|pin| ledger.unpin(pin));
+    }
+}
+
+// ---- threads ----------------------------------------------------------------------------
+
+/// Two million actions on eight threads: each lease is marked by its holder in a table of its
+/// own, which tells at once when two hold one; afterwards nothing is lost.
+#[test]
+fn eight_threads_never_hold_one_four_tuple_twice_and_lose_none() {
+    const THREADS: u32 = 8;
+    const ACTIONS: u32 = 250_000;
+    let sources = [source("10.0.0.1", 60_000, 65_535), source("10.0.0.2", 1, 70)];
+    let ledger = ledger(&sources);
+    let capacity = ledger.capacity(Family::V4) as usize;
+    // A busy one, a scarce one through pins, small ones, and one that comes and goes.
+    let destinations: Vec<Destination> = (0..6).map(|i| tcp(&format!("192.0.2.{i}:443"))).collect();
+    let owners: Vec<Vec<StdAtomicU64>> = destinations
+        .iter()
+        .map(|_| (0..capacity).map(|_| StdAtomicU64::new(0)).collect())
+        .collect();
+    let clock = SharedClock(StdAtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 1..=THREADS {
+            let (ledger, destinations, owners, clock) = (&ledger, &destinations, &owners, &clock);
+            scope.spawn(move || {
+                let random = &mut TestRandom(thread.into(), thread);
+                let mut held: Vec<(usize, Claim)> = Vec::new();
+                for action in 0..ACTIONS {
+                    let draw = random.next_u64();
+                    let to = (draw % 16).min(5) as usize;
+                    let want = if to == 5 { 700 } else { 40 };
+                    let release = held.len() > want || draw >> 32 & 7 < 3;
+                    if release && !held.is_empty() {
+                        let nth = (draw >> 36) as usize % held.len();
+                        let (to, claim) = held.swap_remove(nth);
+                        let owner = &owners[to][claim.slot.0 as usize];
+                        assert_eq!(owner.swap(0, StdOrdering::Relaxed), thread.into());
+                        let now = clock.now_ms();
+                        let then =
+                            if draw >> 60 == 0 { Then::RestUntilMs(now + 3) } else { Then::Free };
+                        ledger.release(&destinations[to], claim, then);
+                    } else {
+                        let from = if draw >> 58 == 0 { From::Source(1) } else { From::AnySource };
+                        match ledger.acquire(&destinations[to], from, clock, random) {
+                            Ok(claim) => {
+                                let owner = &owners[to][claim.slot.0 as usize];
+                                let before = owner.swap(thread.into(), StdOrdering::Relaxed);
+                                assert_eq!(before, 0, "held by {before} and {thread}");
+                                held.push((to, claim));
+                            }
+                            Err(Error::Exhausted(_)) => {}
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                    match draw >> 50 & 0x3ff {
+                        0 => drop(clock.0.fetch_add(1, StdOrdering::Relaxed)),
+                        1 => ledger.tidy(clock, random),
+                        2 => {
+                            let pin = ledger.pin(&destinations[to]).unwrap();
+                            if let Ok(claim) =
+                                ledger.acquire_pinned(&pin, From::AnySource, clock, random)
+                            {
+                                let owner = &owners[to][claim.slot.0 as usize];
+                                assert_eq!(owner.swap(thread.into(), StdOrdering::Relaxed), 0);
+                                held.push((to, claim));
+                            }
+                            ledger.unpin(pin);
+                        }
+                        3 if action % 4 == 0 => {
+                            let first = draw as u32 % 5_000;
+                            ledger.exclude(Family::V4, Slot(first), 9, Why::Listener);
+                            ledger.include(Family::V4, Slot(first), 9, Why::Listener);
+                        }
+                        _ => {}
+                    }
+                }
+                for (to, claim) in held {
+                    owners[to][claim.slot.0 as usize].store(0, StdOrdering::Relaxed);
+                    ledger.release(&destinations[to], claim, Then::Free);
+                }
+            });
+        }
+    });
+    clock.0.fetch_add(1_000, StdOrdering::Relaxed);
+    for to in &destinations {
+        let census = ledger.census_of(to, &clock);
+        let free = Census { capacity: capacity as u64, free: capacity as u64, ..Census::default() };
+        assert_eq!(census, free, "{to}");
+    }
+}
+
+// ---- spread -----------------------------------------------------------------------------
+
+/// Pearson's statistic per degree of freedom for counts that should be even.
+fn chi_square(counts: &[u32]) -> f64 {
+    let mean = counts.iter().sum::<u32>() as f64 / counts.len() as f64;
+    let sum: f64 = counts.iter().map(|&n| (f64::from(n) - mean).powi(2) / mean).sum();
+    sum / (counts.len() - 1) as f64
+}
+
+/// Fills `percent` of one source's whole range, then counts `draws` picks among the free.
+fn picks(percent: usize, draws: usize) -> Vec<u32> {
+    let ledger = ledger(&[source("10.0.0.1", 1024, 65_535)]);
+    let to = tcp("192.0.2.1:80");
+    let (clock, random) = (TestClock::default(), &mut TestRandom(42, 0));
+    let pin = ledger.pin(&to).unwrap();
+    // The claims are kept to the end of the function, so that the ports stay taken.
+    let taken = fill(&ledger, &to, 64_512 * percent / 100, random);
+    let mut counts = vec![0u32; 64_512];
+    for _ in 0..draws {
+        let claim = ledger.acquire_pinned(&pin, From::AnySource, &clock, random).unwrap();
+        counts[claim.slot.0 as usize] += 1;
+        ledger.release(&to, claim, Then::Free);
+    }
+    for claim in &taken {
+        assert_eq!(counts[claim.slot.0 as usize], 0);
+    }
+    let taken: HashSet<u32> = taken.iter().map(|claim| claim.slot.0).collect();
+    ledger.unpin(pin);
+    (0..64_512).filter(|slot| !taken.contains(slot)).map(|slot| counts[slot as usize]).collect()
+}
+
+#[test]
+fn starts_are_even_over_an_empty_and_a_half_full_range() {
+    for percent in [0, 50] {
+        let counts = picks(percent, 64_512 * (100 - percent) / 100 * 20);
+        let freedom = (counts.len() - 1) as f64;
+        let (chi, spread) = (chi_square(&counts), (2.0 / freedom).sqrt());
+        // Five standard deviations of the statistic.
+        assert!((chi - 1.0).abs() < 5.0 * spread, "{percent} %: {chi} +- {spread}");
+    }
+}
+
+#[test]
+fn no_free_port_is_favoured_much_when_hardly_any_is_left() {
+    let counts = picks(99, 645 * 400);
+    let most = *counts.iter().max().unwrap();
+    
+    assert!(most < 400 * 4, "the favourite is picked {} times its share", most as f64 / 400.0);
+}
+
+#[test]
+fn no_port_gathers_all_destinations() {
+    let ledger = ledger(&[source("10.0.0.1", 1024, 65_535)]);
+    let random = &mut TestRandom(7, 0);
+    let mut destinations_on = vec![0u32; 64_512];
+    for i in 0..10_000u32 {
+        let to = tcp(&format!("192.{}.{}.1:443", i >> 8, i & 255));
+        for claim in fill(&ledger, &to, 10, random) {
+            destinations_on[claim.slot.0 as usize] += 1;
+        }
+    }
+    let most = *destinations_on.iter().max().unwrap();
+    assert!(most <= 12, "mean 1.55, most {most}");
+}
