@@ -39,6 +39,7 @@ impl Exclusions {
     }
 
     /// Whether `slot` may not be leased.
+    #[inline]
     pub(super) fn blocks(&self, slot: u32) -> bool {
         // Relaxed: the count is raised before a bit is set, by a thread whose `exclude` then
         // visits each destination; an acquire that sees neither was before the exclusion.

@@ -1,20 +1,21 @@
 //! The state of a busy destination: one bit a slot, claimed by one atomic instruction.
 //!
 //! Lines of 512 slots, one cache line each. An acquire looks at four random slots and takes
-//! the first that is free; failing that it chooses evenly among the free slots of their lines;
+//! the first that is free; failing that it chooses evenly among the free slots of their words;
 //! failing that it follows the marks of full lines, which only searches write and only
 //! releases clear. "Exhausted" is a verdict with an epoch, reached by reading every line
 //! while no release moves the epoch, so it is exact without any counter.
 
 use super::exclusions::Exclusions;
 use super::rest::RestQueue;
-use super::share::{Presence, scale};
-use super::stamp::{SlotWord, Stamp, State};
+use super::share::{Presence, Share, scale};
+use super::stamp::{SlotWord, Stamp};
 use super::verdict::Verdict;
-use super::{Clock, Random};
+use super::{Clock, Names, Random};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, model_fence};
 use std::cell::UnsafeCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Words to a line: a cache line. A model must be small.
 const WORDS: usize = if cfg!(loom) { 1 } else { 8 };
@@ -23,6 +24,8 @@ pub(super) const LINE_SLOTS: u32 = WORDS as u32 * 64;
 /// Random slots that an acquire looks at first: one of them is free with probability
 /// 1 - occupancy^4, and the choice among all free slots is then even.
 const LOOKS: usize = 4;
+/// Times that the words of four random slots are searched before the marks are followed.
+const ROUNDS: usize = 2;
 /// Resting slots that one acquire brings back at most, unless it would fail otherwise.
 const WAKE_BATCH: usize = 16;
 /// Claims lost to other threads within one line before a search moves on.
@@ -38,6 +41,7 @@ struct Line([AtomicU64; WORDS]);
 #[derive(Debug, Default)]
 struct Body {
     lines: Box<[Line]>,
+    /// One a slot where leases have names, else none.
     slots: Box<[SlotWord]>,
 }
 
@@ -47,6 +51,11 @@ pub(super) struct Won {
     pub(super) slot: u32,
     pub(super) stamp: Stamp,
 }
+
+/// The slot may not be leased again.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Excluded;
 
 /// Nothing is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +76,7 @@ pub(super) struct Full {
 #[derive(Debug)]
 pub(super) struct Field {
     body: UnsafeCell<Body>,
+    exclusions: Arc<Exclusions>,
     capacity: u32,
     lines: u32,
     /// One bit a line: a search found it full, and no release has touched it since. Bits beyond
@@ -75,10 +85,14 @@ pub(super) struct Field {
     verdict: Verdict,
     next_due_ms: AtomicU64,
     presence: Presence,
-    resting: AtomicU32,
-    excluded: AtomicU32,
     pins: AtomicU32,
+    /// How many entries `rest` has.
+    resting: AtomicU32,
     rest: Mutex<RestQueue<u32>>,
+    /// How many bits of `excluded_bits` are set.
+    excluded: AtomicU32,
+    /// The slots whose bit is set because they are excluded. Empty: none.
+    excluded_bits: Mutex<Vec<u64>>,
 }
 
 // SAFETY: `body` is replaced only under the conditions in the type's documentation, which
@@ -89,20 +103,22 @@ unsafe impl Send for Field {}
 
 impl Field {
     /// An empty head for `capacity` slots; [`Field::furnish`] makes it usable.
-    pub(super) fn new(capacity: u32) -> Self {
+    pub(super) fn new(exclusions: Arc<Exclusions>, capacity: u32) -> Self {
         let lines = capacity.div_ceil(LINE_SLOTS);
         Self {
             body: UnsafeCell::default(),
+            exclusions,
             capacity,
             lines,
             full: (0..lines.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             verdict: Verdict::new(),
             next_due_ms: AtomicU64::new(NEVER),
             presence: Presence::new(),
-            resting: AtomicU32::new(0),
-            excluded: AtomicU32::new(0),
             pins: AtomicU32::new(0),
+            resting: AtomicU32::new(0),
             rest: Mutex::new(RestQueue::default()),
+            excluded: AtomicU32::new(0),
+            excluded_bits: Mutex::new(Vec::new()),
         }
     }
 
@@ -111,56 +127,54 @@ impl Field {
     /// Under the table's lock, before anybody else can find the field.
     pub(super) fn furnish(
         &self,
-        exclusions: &Exclusions,
+        names: Names,
         own: Option<u32>,
-        held: impl Iterator<Item = Won>,
+        held: impl Iterator<Item = Won> + Clone,
         base: u32,
     ) {
+        let bit = |slot: u32| 1u64 << (slot % 64);
+        let mut excluded: Vec<u64> = Vec::new();
+        if own.is_some() || self.exclusions.count() > 0 {
+            excluded = (0..self.capacity.div_ceil(64)).map(|w| self.exclusions.word(w)).collect();
+        }
+        if let Some(own) = own {
+            excluded[own as usize / 64] |= bit(own);
+        }
+        if !excluded.is_empty() {
+            held.clone().for_each(|won| excluded[won.slot as usize / 64] &= !bit(won.slot));
+        }
         let mut words = vec![0u64; self.lines as usize * WORDS];
-        let mut stamps = vec![Stamp::idle(base); self.capacity as usize];
-        for (i, word) in words.iter_mut().enumerate() {
-            let first = i as u32 * 64;
-            if first < self.capacity {
-                *word = exclusions.word(i as u32);
-            }
+        for (first, word) in (0u32..).step_by(64).zip(&mut words) {
+            *word = excluded.get(first as usize / 64).copied().unwrap_or(0);
             let real = self.capacity.saturating_sub(first);
             if real < 64 {
                 *word |= u64::MAX << real;
             }
         }
-        if let Some(own) = own {
-            words[own as usize / 64] |= 1 << (own % 64);
-        }
-        let mut excluded = 0;
-        for (slot, stamp) in (0u32..).zip(&mut stamps) {
-            if words[slot as usize / 64] >> (slot % 64) & 1 != 0 {
-                *stamp = stamp.with(State::Excluded);
-                excluded += 1;
-            }
-        }
-        let mut resting = 0;
-        for Won { slot, stamp } in held {
-            let bit = 1 << (slot % 64);
-            excluded -= u32::from(words[slot as usize / 64] & bit != 0);
-            resting += u32::from(stamp.state() == State::Resting);
-            words[slot as usize / 64] |= bit;
-            stamps[slot as usize] = stamp;
-        }
+        held.clone().for_each(|won| words[won.slot as usize / 64] |= bit(won.slot));
         let lines = words
             .chunks_exact(WORDS)
             .map(|line| Line(std::array::from_fn(|i| AtomicU64::new(line[i]))))
             .collect();
-        let slots = stamps.into_iter().map(SlotWord::new).collect();
+        let mut slots = Vec::new();
+        if names == Names::Kept {
+            slots.resize_with(self.capacity as usize, || SlotWord::new(Stamp::idle(base)));
+            let leased = held.clone().filter(|won| won.stamp.is_leased());
+            leased.for_each(|won| slots[won.slot as usize] = SlotWord::new(won.stamp));
+        }
         // SAFETY: nobody has a slot of an empty field, and nobody else can find it yet.
-        unsafe { *self.body.get() = Body { lines, slots } };
+        unsafe { *self.body.get() = Body { lines, slots: slots.into() } };
         // Relaxed: the table's lock publishes all of it. A release that is late from the
         // field's former life may still clear a mark or move the epoch: both do no harm.
         for (first, marks) in (0..).step_by(64).zip(&self.full) {
             let real: u32 = self.lines - first;
             marks.store(if real < 64 { u64::MAX << real } else { 0 }, Ordering::Relaxed);
         }
+        let resting = held.filter(|won| won.stamp.is_resting()).count() as u32;
         self.resting.store(resting, Ordering::Relaxed);
-        self.excluded.store(excluded, Ordering::Relaxed);
+        let count = excluded.iter().map(|word| word.count_ones()).sum();
+        self.excluded.store(count, Ordering::Relaxed);
+        *self.excluded_bits.lock() = excluded;
     }
 
     fn body(&self) -> &Body {
@@ -171,52 +185,54 @@ impl Field {
 
     // ---- acquire ------------------------------------------------------------------------
 
-    /// Leases a random free slot; `Err` only if there is none.
+    /// Leases a random free slot; `None` only if there is none (see [`Field::full_house`]).
     #[inline]
-    pub(super) fn acquire(
-        &self,
-        exclusions: &Exclusions,
-        clock: &impl Clock,
-        random: &mut impl Random,
-    ) -> Result<Won, Full> {
+    pub(super) fn acquire(&self, clock: &impl Clock, random: &mut impl Random) -> Option<Won> {
         // Relaxed: a deadline that another thread adds at this moment is met by the next look.
         if self.next_due_ms.load(Ordering::Relaxed) != NEVER {
-            self.wake(exclusions, clock, WAKE_BATCH);
+            self.wake(clock, WAKE_BATCH);
         }
         if self.verdict.stands() {
-            return Err(self.full_house());
+            return None;
         }
-        let (a, b) = (random.next_u64(), random.next_u64());
-        let share = self.presence.share(random.lane(), a as u32, self.lines);
-        let looks: [u32; LOOKS] = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
-            .map(|draw| share.slot(draw, self.capacity, self.lines));
+        let draws = [random.next_u64(), random.next_u64()];
+        let share = self.presence.share(random.lane(), draws[0] as u32, self.lines);
+        let [a, b, c, d] = self.looks(draws, share);
         let body = self.body();
-        let starts = looks.map(|slot| slot / LINE_SLOTS);
-        if !self.is_marked(starts[0]) {
-            let mut free = 0;
-            for (i, &slot) in looks.iter().enumerate() {
-                free |= u32::from(body.is_free(slot)) << i;
-            }
-            if free != 0 {
-                let slot = looks[free.trailing_zeros() as usize];
-                if body.claim(slot)
-                    && let Some(won) = self.lease(exclusions, slot)
-                {
-                    return Ok(won);
-                }
+        if !self.is_marked(a / LINE_SLOTS) {
+            // Without a branch: which of them is free is a coin's choice.
+            let (free_a, free_b) = (body.is_free(a), body.is_free(b));
+            let (free_c, free_d) = (body.is_free(c), body.is_free(d));
+            let slot = if free_c { c } else { d };
+            let slot = if free_b { b } else { slot };
+            let slot = if free_a { a } else { slot };
+            if (free_a | free_b | free_c | free_d)
+                && body.claim(slot)
+                && let Some(won) = self.lease(slot)
+            {
+                return Some(won);
             }
         }
-        self.search(exclusions, clock, random, starts)
+        self.search(clock, random, draws, share)
+    }
+
+    /// The slots that an acquire looks at first.
+    #[inline]
+    fn looks(&self, draws: [u64; 2], share: Share) -> [u32; LOOKS] {
+        let [a, b] = draws;
+        [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
+            .map(|draw| share.slot(draw, self.capacity, self.lines))
     }
 
     /// Turns a claimed bit into a lease, unless the slot has been excluded meanwhile.
     #[inline]
-    fn lease(&self, exclusions: &Exclusions, slot: u32) -> Option<Won> {
-        if exclusions.blocks(slot) {
-            self.give_back(exclusions, slot);
+    fn lease(&self, slot: u32) -> Option<Won> {
+        if self.exclusions.blocks(slot) {
+            self.give_back(slot);
             return None;
         }
-        Some(Won { slot, stamp: self.body().slots[slot as usize].begin() })
+        let stamp = self.body().slots.get(slot as usize).map_or(Stamp::NONE, SlotWord::begin);
+        Some(Won { slot, stamp })
     }
 
     /// The way of an acquire whose random looks met no free slot.
@@ -224,93 +240,81 @@ impl Field {
     #[inline(never)]
     fn search(
         &self,
-        exclusions: &Exclusions,
         clock: &impl Clock,
         random: &mut impl Random,
-        starts: [u32; LOOKS],
-    ) -> Result<Won, Full> {
-        let body = self.body();
-        // Among the free slots of several random lines together: a line with few of them then
-        // seldom gives one, and no slot is favoured for being the last of its line.
-        let mut lines = [0; LOOKS];
-        let mut n = 0;
-        for line in starts {
-            if !self.is_marked(line) && !lines[..n].contains(&line) {
-                lines[n] = line;
-                n += 1;
+        draws: [u64; 2],
+        share: Share,
+    ) -> Option<Won> {
+        let mut looks = self.looks(draws, share);
+        let start = looks[0] / LINE_SLOTS;
+        // Where most lines are full, looking at random is in vain.
+        if !looks.iter().all(|slot| self.is_marked(slot / LINE_SLOTS)) {
+            for _ in 0..ROUNDS {
+                let slot = self.body().choose(&looks, random);
+                if let Some(slot) = slot
+                    && self.body().claim(slot)
+                    && let Some(won) = self.lease(slot)
+                {
+                    return Some(won);
+                }
+                looks = self.looks([random.next_u64(), random.next_u64()], share);
             }
         }
-        if let Some(won) = self.claim_in(exclusions, &lines[..n], random) {
-            return Ok(won);
-        }
-        lines[..n].iter().for_each(|&line| self.mark_if_full(body, line));
-        let mut line = starts[0];
+        let mut line = start;
         for _ in 0..self.lines {
             let Some(next) = self.next_unmarked(line) else { break };
-            match self.claim_in(exclusions, &[next], random) {
-                Some(won) => return Ok(won),
-                None => self.mark_if_full(body, next),
+            match self.claim_in(next, random) {
+                Some(won) => return Some(won),
+                None => self.mark_if_full(next),
             }
             line = if next + 1 == self.lines { 0 } else { next + 1 };
         }
-        self.acquire_or_prove_full(exclusions, clock, random)
+        self.acquire_or_prove_full(clock, random)
     }
 
     /// Reads every line, again and again until it wins a slot or no release came between:
     /// a repetition means that another thread released, so that some thread makes progress.
-    fn acquire_or_prove_full(
-        &self,
-        exclusions: &Exclusions,
-        clock: &impl Clock,
-        random: &mut impl Random,
-    ) -> Result<Won, Full> {
+    fn acquire_or_prove_full(&self, clock: &impl Clock, random: &mut impl Random) -> Option<Won> {
         loop {
             let mark = self.verdict.begin();
-            self.wake(exclusions, clock, usize::MAX);
+            self.wake(clock, usize::MAX);
             for line in 0..self.lines {
-                if let Some(won) = self.claim_in(exclusions, &[line], random) {
-                    return Ok(won);
+                if let Some(won) = self.claim_in(line, random) {
+                    return Some(won);
                 }
             }
             if self.verdict.pronounce(mark) {
-                return Err(self.full_house());
+                return None;
             }
         }
     }
 
-    /// Leases a free slot of `lines`, at most [`LOOKS`] different ones, each slot as likely as
-    /// the others; `None`: there is none, or other threads were faster.
-    fn claim_in(
-        &self,
-        exclusions: &Exclusions,
-        lines: &[u32],
-        random: &mut impl Random,
-    ) -> Option<Won> {
+    /// Leases a free slot of `line`; `None`: there is none, or other threads were faster.
+    fn claim_in(&self, line: u32, random: &mut impl Random) -> Option<Won> {
         let body = self.body();
+        let words = &body.lines[line as usize].0;
         for _ in 0..RACES_MAX {
-            let mut free = [[0u64; WORDS]; LOOKS];
-            let mut counts = [0u32; LOOKS];
-            for (n, &line) in lines.iter().enumerate() {
-                // SeqCst: the proof of fullness reads a word after it has begun a verdict; a
-                // release clears the bit and then looks for a verdict.
-                let words = &body.lines[line as usize].0;
-                free[n] = std::array::from_fn(|w| !words[w].load(Ordering::SeqCst));
-                counts[n] = free[n].iter().map(|word| word.count_ones()).sum();
+            // SeqCst: the proof of fullness reads a word after it has begun a verdict; a release
+            // clears the bit and then looks for a verdict.
+            let free: [u64; WORDS] = std::array::from_fn(|w| !words[w].load(Ordering::SeqCst));
+            let mut open = 0u32;
+            for (w, &bits) in free.iter().enumerate() {
+                open |= u32::from(bits != 0) << w;
             }
-            let total: u32 = counts.iter().sum();
-            if total == 0 {
+            if open == 0 {
                 return None;
             }
-            let mut pick = scale((random.next_u64() >> 32) as u32, total);
-            let mut n = 0;
-            while pick >= counts[n] {
-                pick -= counts[n];
-                n += 1;
-            }
-            let slot = lines[n] * LINE_SLOTS + nth_one(&free[n], pick);
+            let draw = random.next_u64();
+            let w = nth_one(open.into(), scale(draw as u32, open.count_ones()));
+            let bits = free[w as usize];
+            let bit = nth_one(bits, scale((draw >> 32) as u32, bits.count_ones()));
+            let slot = line * LINE_SLOTS + w * 64 + bit;
             if body.claim(slot)
-                && let Some(won) = self.lease(exclusions, slot)
+                && let Some(won) = self.lease(slot)
             {
+                if open.is_power_of_two() && bits.is_power_of_two() {
+                    self.mark_if_full(line);
+                }
                 return Some(won);
             }
         }
@@ -321,31 +325,30 @@ impl Field {
     pub(super) fn acquire_within(
         &self,
         window: Range<u32>,
-        exclusions: &Exclusions,
         clock: &impl Clock,
         random: &mut impl Random,
     ) -> Result<Won, Full> {
         if window.is_empty() {
             return Err(Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None });
         }
-        self.wake(exclusions, clock, WAKE_BATCH);
+        self.wake(clock, WAKE_BATCH);
         let width = window.end - window.start;
         loop {
             let mark = self.verdict.begin();
             let draw = random.next_u64();
             let start = window.start + scale((draw >> 32) as u32, width);
             for slots in [start..window.end, window.start..start] {
-                if let Some(won) = self.claim_first(exclusions, slots) {
+                if let Some(won) = self.claim_first(slots) {
                     return Ok(won);
                 }
             }
-            if self.wake(exclusions, clock, usize::MAX) == 0 && self.verdict.unmoved(mark) {
-                return Err(self.census_within(window, exclusions).1);
+            if self.wake(clock, usize::MAX) == 0 && self.verdict.unmoved(mark) {
+                return Err(self.census_within(window).1);
             }
         }
     }
 
-    fn claim_first(&self, exclusions: &Exclusions, slots: Range<u32>) -> Option<Won> {
+    fn claim_first(&self, slots: Range<u32>) -> Option<Won> {
         let body = self.body();
         let mut slot = slots.start;
         while slot < slots.end {
@@ -358,7 +361,7 @@ impl Field {
             slot += free.trailing_zeros();
             if slot < slots.end
                 && body.claim(slot)
-                && let Some(won) = self.lease(exclusions, slot)
+                && let Some(won) = self.lease(slot)
             {
                 return Some(won);
             }
@@ -368,64 +371,60 @@ impl Field {
     }
 
     /// Leases exactly `slot`, if it is free.
-    pub(super) fn acquire_exactly(&self, exclusions: &Exclusions, slot: u32) -> Option<Won> {
+    pub(super) fn acquire_exactly(&self, slot: u32) -> Option<Won> {
         if !self.body().claim(slot) {
             return None;
         }
-        self.lease(exclusions, slot)
+        self.lease(slot)
     }
 
     // ---- release ------------------------------------------------------------------------
 
-    /// Ends a lease that the caller owns. Not for an excluded slot: see [`Field::end_excluded`].
+    /// Ends a lease that the caller owns. `Err`: the slot has been excluded; nothing is done, and
+    /// [`Field::end_excluded`] is the way.
     #[inline]
-    pub(super) fn release(&self, held: Won, rest_until_ms: Option<u64>) {
-        let word = &self.body().slots[held.slot as usize];
-        match rest_until_ms {
-            None => {
-                word.end_owned(held.stamp, State::Idle);
-                self.open(held.slot);
-            }
-            Some(due_ms) => {
-                word.end_owned(held.stamp, State::Resting);
-                self.lay_down(held.slot, due_ms);
-            }
+    pub(super) fn release(&self, held: Won, rest_until_ms: Option<u64>) -> Result<(), Excluded> {
+        if rest_until_ms.is_none() && self.exclusions.blocks(held.slot) {
+            return Err(Excluded);
         }
+        if let Some(word) = self.body().slots.get(held.slot as usize) {
+            word.end_owned(held.stamp);
+        }
+        match rest_until_ms {
+            None => self.open(held.slot),
+            Some(due_ms) => self.lay_down(held.slot, due_ms),
+        }
+        Ok(())
     }
 
-    /// Ends the lease that `held` names, if it is current: decides between all who try. Under
-    /// the table's lock, for a stale name keeps nothing alive.
+    /// Ends a lease that the caller owns, on a slot that may be excluded. The caller keeps the
+    /// body alive.
+    pub(super) fn end_excluded(&self, held: Won) {
+        if let Some(word) = self.body().slots.get(held.slot as usize) {
+            word.end_owned(held.stamp);
+        }
+        self.give_back(held.slot);
+    }
+
+    /// Ends the lease that `named` names, if it is current. The caller keeps the body alive,
+    /// for a stale name keeps nothing.
     #[must_use = "false: the name is stale"]
-    pub(super) fn release_named(
-        &self,
-        exclusions: &Exclusions,
-        held: Won,
-        rest_until_ms: Option<u64>,
-    ) -> bool {
-        let Some(word) = self.body().slots.get(held.slot as usize) else { return false };
-        if !held.stamp.is_leased() {
+    pub(super) fn release_named(&self, named: Won, rest_until_ms: Option<u64>) -> bool {
+        let word = self.body().slots.get(named.slot as usize);
+        if !word.is_some_and(|word| word.end_named(named.stamp)) {
             return false;
         }
         match rest_until_ms {
-            None if word.change(held.stamp, State::Idle) => self.give_back(exclusions, held.slot),
-            Some(due_ms) if word.change(held.stamp, State::Resting) => {
-                self.lay_down(held.slot, due_ms);
-            }
-            _ => return false,
+            None => self.give_back(named.slot),
+            Some(due_ms) => self.lay_down(named.slot, due_ms),
         }
         true
     }
 
-    /// Ends a lease that the caller owns, on a slot that may be excluded. Under the table's lock.
-    pub(super) fn end_excluded(&self, exclusions: &Exclusions, held: Won) {
-        self.body().slots[held.slot as usize].end_owned(held.stamp, State::Idle);
-        self.give_back(exclusions, held.slot);
-    }
-
-    /// Whether `held` is leased now. Under the table's lock.
-    pub(super) fn is_live(&self, held: Won) -> bool {
-        let word = self.body().slots.get(held.slot as usize);
-        held.stamp.is_leased() && word.is_some_and(|word| word.look() == held.stamp)
+    /// Whether `named` is leased now. The caller keeps the body alive.
+    pub(super) fn is_live(&self, named: Won) -> bool {
+        let word = self.body().slots.get(named.slot as usize);
+        named.stamp.is_leased() && word.is_some_and(|word| word.look() == named.stamp)
     }
 
     /// Clears the bit of a slot that is ours and idle. The body may be gone right after.
@@ -443,24 +442,26 @@ impl Field {
         self.verdict.refute();
     }
 
-    /// Makes a slot that is ours (bit set, state idle) free, or excluded if it must be. The
-    /// caller keeps the body alive.
-    fn give_back(&self, exclusions: &Exclusions, slot: u32) {
-        if exclusions.blocks(slot) {
-            // Relaxed: counts are exact at quiet moments.
-            self.excluded.fetch_add(1, Ordering::Relaxed);
-            let word = &self.body().slots[slot as usize];
-            word.exclude();
-            model_fence();
-            if exclusions.blocks(slot)
-                || !word.change(word.look().with(State::Excluded), State::Idle)
-            {
-                // Excluded; or an include came between and has freed the slot.
+    /// Makes a slot whose bit is ours free, or excluded if it must be. The caller keeps the body
+    /// alive.
+    fn give_back(&self, slot: u32) {
+        if self.exclusions.blocks(slot) {
+            let mut bits = self.excluded_bits.lock();
+            // Again, under the lock: an include ends the exclusion first and takes the lock
+            // then, so either it finds the bit set here, or this look finds the exclusion ended.
+            if self.exclusions.blocks(slot) {
+                self.set_excluded(&mut bits, slot);
                 return;
             }
-            self.excluded.fetch_sub(1, Ordering::Relaxed);
         }
         self.open(slot);
+    }
+
+    fn set_excluded(&self, bits: &mut Vec<u64>, slot: u32) {
+        bits.resize(self.capacity.div_ceil(64) as usize, 0);
+        bits[slot as usize / 64] |= 1 << (slot % 64);
+        // Relaxed: counts are exact at quiet moments.
+        self.excluded.fetch_add(1, Ordering::Relaxed);
     }
 
     // ---- resting ------------------------------------------------------------------------
@@ -482,7 +483,7 @@ impl Field {
     }
 
     /// Brings back up to `batch` slots that have rested enough; returns how many.
-    pub(super) fn wake(&self, exclusions: &Exclusions, clock: &impl Clock, batch: usize) -> usize {
+    pub(super) fn wake(&self, clock: &impl Clock, batch: usize) -> usize {
         // Relaxed: as in `acquire`.
         let due_ms = self.next_due_ms.load(Ordering::Relaxed);
         if due_ms == NEVER {
@@ -497,10 +498,8 @@ impl Field {
         while woken < batch
             && let Some(slot) = queue.pop_due(now_ms)
         {
-            let word = &self.body().slots[slot as usize];
-            word.rise();
             self.resting.fetch_sub(1, Ordering::Relaxed);
-            self.give_back(exclusions, slot);
+            self.give_back(slot);
             woken += 1;
         }
         self.next_due_ms.store(queue.next_due_ms().unwrap_or(NEVER), Ordering::Relaxed);
@@ -509,19 +508,24 @@ impl Field {
 
     // ---- exclusion, under the table's lock ----------------------------------------------
 
-    /// Takes `slot` away if it is free; a lease or a rest goes on.
+    /// Takes `slot` away if it is excluded and free; a lease or a rest goes on. After the
+    /// exclusion has begun. It may have ended again: all who change a slot look under the lock.
     pub(super) fn exclude(&self, slot: u32) {
-        if self.body().claim(slot) {
-            self.excluded.fetch_add(1, Ordering::Relaxed);
-            self.body().slots[slot as usize].exclude();
+        let mut bits = self.excluded_bits.lock();
+        if self.exclusions.blocks(slot) && self.body().claim(slot) {
+            self.set_excluded(&mut bits, slot);
         }
     }
 
-    /// Frees `slot` if it is excluded.
+    /// Frees `slot` if it was excluded and is no more. After the exclusion has ended.
     pub(super) fn include(&self, slot: u32) {
-        let word = &self.body().slots[slot as usize];
-        let seen = word.look_after_unblocking();
-        if seen.state() == State::Excluded && word.change(seen, State::Idle) {
+        let mut bits = self.excluded_bits.lock();
+        let bit = 1 << (slot % 64);
+        if let Some(word) = bits.get_mut(slot as usize / 64)
+            && *word & bit != 0
+            && !self.exclusions.blocks(slot)
+        {
+            *word &= !bit;
             self.excluded.fetch_sub(1, Ordering::Relaxed);
             self.open(slot);
         }
@@ -568,7 +572,7 @@ impl Field {
     }
 
     /// The counts of an exhausted field, without reading its lines.
-    fn full_house(&self) -> Full {
+    pub(super) fn full_house(&self) -> Full {
         let resting = self.resting.load(Ordering::Relaxed);
         let excluded = self.excluded.load(Ordering::Relaxed);
         let due_ms = self.next_due_ms.load(Ordering::Relaxed);
@@ -581,14 +585,14 @@ impl Field {
     }
 
     /// Free slots and the other counts. The caller keeps the body alive.
-    pub(super) fn census(&self, exclusions: &Exclusions) -> (u32, Full) {
+    pub(super) fn census(&self) -> (u32, Full) {
         let mut free = 0;
         let mut blocked = 0;
         for (i, word) in self.body().lines.iter().flat_map(|line| &line.0).enumerate() {
             let open = !word.load(Ordering::Relaxed);
             free += open.count_ones();
-            if open != 0 && exclusions.count() != 0 {
-                blocked += (open & exclusions.word(i as u32)).count_ones();
+            if open != 0 && self.exclusions.count() != 0 {
+                blocked += (open & self.exclusions.word(i as u32)).count_ones();
             }
         }
         let mut counts = self.full_house();
@@ -598,25 +602,28 @@ impl Field {
     }
 
     /// As [`Field::census`], of `window` alone.
-    fn census_within(&self, window: Range<u32>, exclusions: &Exclusions) -> (u32, Full) {
-        let mut free = 0;
-        let mut counts = Full { leased: 0, resting: 0, excluded: 0, ..self.full_house() };
-        for slot in window {
-            match self.body().slots[slot as usize].look().state() {
-                State::Idle if exclusions.blocks(slot) => counts.excluded += 1,
-                State::Idle => free += 1,
-                State::Leased => counts.leased += 1,
-                State::Resting => counts.resting += 1,
-                State::Excluded => counts.excluded += 1,
+    fn census_within(&self, window: Range<u32>) -> (u32, Full) {
+        let (resting, next_due_ms) = self.rest.lock().count_where(|slot| window.contains(&slot));
+        let bits = self.excluded_bits.lock();
+        let is_set = |slot: u32| {
+            bits.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 != 0)
+        };
+        let (mut free, mut excluded) = (0, 0);
+        for slot in window.clone() {
+            if is_set(slot) || self.body().is_free(slot) && self.exclusions.blocks(slot) {
+                excluded += 1;
+            } else {
+                free += u32::from(self.body().is_free(slot));
             }
         }
-        (free, counts)
+        let leased = (window.len() as u32).saturating_sub(free + excluded + resting);
+        (free, Full { leased, resting, excluded, next_due_ms })
     }
 
-    /// Whether a slot of `window` is leased or rests. Under the table's lock.
+    /// Whether a slot of `window` is leased or rests. The caller keeps the body alive.
     pub(super) fn uses(&self, window: Range<u32>) -> bool {
-        let slots = &self.body().slots[window.start as usize..window.end as usize];
-        slots.iter().any(|word| matches!(word.look().state(), State::Leased | State::Resting))
+        let (free, counts) = self.census_within(window.clone());
+        free + counts.excluded < window.len() as u32
     }
 
     // ---- marks of full lines ------------------------------------------------------------
@@ -628,7 +635,8 @@ impl Field {
     }
 
     /// Marks a line as full, unless a release comes between.
-    fn mark_if_full(&self, body: &Body, line: u32) {
+    fn mark_if_full(&self, line: u32) {
+        let body = self.body();
         let bit = 1 << (line % 64);
         if self.is_marked(line) || !body.lines[line as usize].is_full() {
             return;
@@ -669,13 +677,39 @@ impl Line {
 impl Body {
     #[inline]
     fn word(&self, slot: u32) -> &AtomicU64 {
-        &self.lines[(slot / LINE_SLOTS) as usize].0[(slot / 64) as usize % WORDS]
+        debug_assert!(slot / LINE_SLOTS < self.lines.len() as u32);
+        #[cfg(loom)]
+        return &self.lines[(slot / LINE_SLOTS) as usize].0[(slot / 64) as usize % WORDS];
+        // SAFETY: every slot that comes here is drawn below the number of lines, read off a
+        // line, or held by a claim; and a line is its words, without padding.
+        #[cfg(not(loom))]
+        unsafe {
+            &*self.lines.as_ptr().cast::<AtomicU64>().add(slot as usize / 64)
+        }
     }
 
     #[inline]
     fn is_free(&self, slot: u32) -> bool {
         // Relaxed: a look; the claim decides.
         self.word(slot).load(Ordering::Relaxed) >> (slot % 64) & 1 == 0
+    }
+
+    /// One of the free slots in the words that `looks` lie in, each as likely as the others.
+    fn choose(&self, looks: &[u32; LOOKS], random: &mut impl Random) -> Option<u32> {
+        // Relaxed: as in `is_free`.
+        let free = looks.map(|slot| !self.word(slot).load(Ordering::Relaxed));
+        let counts = free.map(u64::count_ones);
+        let total: u32 = counts.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        let mut pick = scale((random.next_u64() >> 32) as u32, total);
+        let mut i = 0;
+        while pick >= counts[i] {
+            pick -= counts[i];
+            i += 1;
+        }
+        Some(looks[i] / 64 * 64 + nth_one(free[i], pick))
     }
 
     /// Sets the bit of `slot`; `false` if somebody else had.
@@ -694,16 +728,10 @@ impl Body {
     }
 }
 
-/// The position of the `n`-th one, from 0; `words` have more than `n`.
-fn nth_one(words: &[u64; WORDS], mut n: u32) -> u32 {
-    let mut w = 0;
-    while n >= words[w].count_ones() {
-        n -= words[w].count_ones();
-        w += 1;
-    }
-    let mut bits = words[w];
+/// The position of the `n`-th one, from 0; `bits` has more than `n`.
+fn nth_one(mut bits: u64, n: u32) -> u32 {
     for _ in 0..n {
         bits &= bits - 1;
     }
-    w as u32 * 64 + bits.trailing_zeros()
+    bits.trailing_zeros()
 }

@@ -83,10 +83,6 @@ impl Claim {
     fn won(&self) -> Won {
         Won { slot: self.slot.0, stamp: self.stamp }
     }
-
-    fn field(&self) -> Option<FieldRef> {
-        self.field
-    }
 }
 
 /// The counts of all destinations of a pool that hold something.
@@ -133,6 +129,15 @@ pub(crate) enum Then {
     Free,
     /// It is withheld until the clock shows this.
     RestUntilMs(u64),
+}
+
+/// Whether claims can become plain values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// Claims are owned values, which cannot be released twice.
+    None,
+    /// Each lease has a generation, kept with its slot: 4 bytes a slot of a busy destination.
+    Kept,
 }
 
 /// Why a slot may not be leased towards any destination.
@@ -197,7 +202,7 @@ macro_rules! side {
 
 impl Ledger {
     /// `sources`: none twice, each with its ranges filled in. `key`: for hashing, secret.
-    pub(crate) fn new(sources: &[Source], key: [u64; 2]) -> Result<Self, Error> {
+    pub(crate) fn new(sources: &[Source], names: Names, key: [u64; 2]) -> Result<Self, Error> {
         let layout = |family| {
             let of_family = (0u32..).zip(sources).filter(move |(_, source)| {
                 Family::of(source.address) == family && !source.ports.is_empty()
@@ -206,8 +211,8 @@ impl Ledger {
         };
         Ok(Self {
             sources: sources.into(),
-            v4: layout(Family::V4)?.map(|layout| Side::new(layout, key)),
-            v6: layout(Family::V6)?.map(|layout| Side::new(layout, key)),
+            v4: layout(Family::V4)?.map(|layout| Side::new(layout, names, key)),
+            v6: layout(Family::V6)?.map(|layout| Side::new(layout, names, key)),
         })
     }
 
@@ -220,18 +225,30 @@ impl Ledger {
         random: &mut impl Random,
     ) -> Result<Claim, Error> {
         side!(self, to.family(), side => {
-            side.acquire(to, window(&side.layout, from), clock, random)
+            side.acquire(to, from, clock, random)
         }, else Err(Error::NoSource { destination: *to }))
     }
 
     /// Gives a four-tuple back. `to` is the destination that it was acquired for.
+    #[inline]
     pub(crate) fn release(&self, to: &Destination, claim: Claim, then: Then) {
+        if let Some(field) = claim.field
+            && field.get().release(claim.won(), then.until_ms()).is_ok()
+        {
+            return;
+        }
+        self.release_slowly(to, claim, then);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn release_slowly(&self, to: &Destination, claim: Claim, then: Then) {
         side!(self, to.family(), side => side.release(to, claim, then.until_ms()), else ());
     }
 
-    /// The plain value for `claim`; the claim itself must be forgotten to live on in it.
-    pub(crate) fn id(&self, to: &Destination, claim: &Claim) -> ClaimId {
-        side!(self, to.family(), side => side.id(to, claim), else {
+    /// Turns a claim into a plain value, in which it lives on. Only with [`Names::Kept`].
+    pub(crate) fn name(&self, to: &Destination, claim: Claim) -> ClaimId {
+        side!(self, to.family(), side => side.name(to, claim), else {
             unreachable!("a claim comes from a side")
         })
     }
@@ -282,8 +299,25 @@ impl Ledger {
         clock: &impl Clock,
         random: &mut impl Random,
     ) -> Result<Claim, Error> {
+        if from == From::AnySource
+            && let Some(won) = pin.field.get().acquire(clock, random)
+        {
+            return Ok(Claim::in_field(won, pin.field));
+        }
+        self.acquire_pinned_slowly(pin, from, clock, random)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn acquire_pinned_slowly(
+        &self,
+        pin: &Pin,
+        from: From,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Result<Claim, Error> {
         side!(self, pin.to.family(), side => {
-            side.acquire_pinned(&pin.to, pin.field, window(&side.layout, from), clock, random)
+            side.acquire_pinned(&pin.to, pin.field, from, clock, random)
         }, else unreachable!("a pin comes from a side"))
     }
 
@@ -411,12 +445,5 @@ impl Census {
         self.leased += other.leased;
         self.resting += other.resting;
         self.excluded += other.excluded;
-    }
-}
-
-fn window(layout: &Layout, from: From) -> Option<Range<u32>> {
-    match from {
-        From::AnySource => None,
-        From::Source(source) => Some(layout.slots_of(source)),
     }
 }

@@ -44,12 +44,16 @@ impl<T: Ord + Copy> RestQueue<T> {
         self.first().map(|(_, due)| self.base_ms + u64::from(due))
     }
 
-    /// As [`RestQueue::next_due_ms`], of the entries that `wanted` says yes to. Looks at all.
-    pub(super) fn next_due_ms_where(&self, wanted: impl Fn(T) -> bool) -> Option<u64> {
+    /// Number of the entries that `wanted` says yes to, and when the first of them is due, in
+    /// milliseconds. Looks at all.
+    pub(super) fn count_where(&self, wanted: impl Fn(T) -> bool) -> (u32, Option<u64>) {
         let in_lanes = self.lanes.iter().flatten();
         let all = in_lanes.chain(self.heap.iter().map(|Reverse(entry)| entry));
-        let due = all.filter(|&&(_, what)| wanted(what)).map(|&(due, _)| due).min()?;
-        Some(self.base_ms + u64::from(due))
+        let dues = all.filter(|&&(_, what)| wanted(what)).map(|&(due, _)| due);
+        let (count, first) = dues.fold((0, None), |(count, first): (u32, Option<Due>), due| {
+            (count + 1, Some(first.map_or(due, |first| first.min(due))))
+        });
+        (count, first.map(|due| self.base_ms + u64::from(due)))
     }
 
     /// Takes in `what`, due at `due_ms`; a deadline more than 49 days away is brought forward.

@@ -13,21 +13,25 @@ use super::share::scale;
 use super::small::Small;
 use super::stamp::{Stamp, State};
 use super::table::{At, Table, Value, home_of};
-use super::{Claim, ClaimId, Clock, Destination, Random, Why};
+use super::{Claim, ClaimId, Clock, Destination, From, Names, Random, Why};
 use crate::error::{Error, Exhausted};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
 use siphasher::sip::SipHasher13;
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// A table of a thousandth of the destinations is rebuilt in a thousandth of the time.
 const SHARDS_LOG2: u32 = if cfg!(loom) { 0 } else { 10 };
 /// Leases up to which a destination is small, whatever the capacity.
 const SMALL_MAX: u32 = 16;
-/// A destination is small up to this part of the capacity: a field costs 4 bytes a slot.
-const SMALL_PART: u32 = 16;
+/// A destination is small up to this part of the capacity, where a set costs as much as a
+/// field: 13 bytes a lease against an eighth of a byte a slot.
+const SMALL_PART: u32 = 128;
+/// The same where leases have names, for which a field spends four bytes more a slot.
+const SMALL_PART_NAMED: u32 = 16;
 /// Random picks before a small destination is searched from a random start.
 const PICKS: usize = 8;
 /// Entries that one visit wakes.
@@ -86,14 +90,17 @@ struct Shard<K, const N: usize> {
 #[derive(Debug, Default)]
 struct Foreign {
     queue: RestQueue<u32>,
-    until_ms: HashMap<u32, u64>,
+    until_ms: BTreeMap<u32, u64>,
 }
 
 /// All destinations of one family.
 #[derive(Debug)]
 pub(super) struct Side<K: Key, const N: usize> {
     pub(super) layout: Layout,
-    exclusions: Exclusions,
+    names: Names,
+    /// Leases from which on a destination has a field.
+    small_max: u32,
+    exclusions: Arc<Exclusions>,
     hasher: SipHasher13,
     shards: Box<[Shard<K, N>]>,
     /// Heads of fields that are in no table.
@@ -106,7 +113,11 @@ pub(super) struct Side<K: Key, const N: usize> {
 type Locked<'a, K, const N: usize> = MutexGuard<'a, Inner<K, N>>;
 
 impl<K: Key, const N: usize> Side<K, N> {
-    pub(super) fn new(layout: Layout, key: [u64; 2]) -> Self {
+    pub(super) fn new(layout: Layout, names: Names, key: [u64; 2]) -> Self {
+        let part = match names {
+            Names::None => SMALL_PART,
+            Names::Kept => SMALL_PART_NAMED,
+        };
         let shard = |_| Shard {
             inner: Mutex::new(Inner {
                 table: Table::new(),
@@ -119,7 +130,9 @@ impl<K: Key, const N: usize> Side<K, N> {
             table_buckets: AtomicU32::new(0),
         };
         Self {
-            exclusions: Exclusions::new(layout.capacity()),
+            names,
+            small_max: (layout.capacity() / part).max(SMALL_MAX),
+            exclusions: Arc::new(Exclusions::new(layout.capacity())),
             layout,
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
             shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
@@ -149,10 +162,11 @@ impl<K: Key, const N: usize> Side<K, N> {
     pub(super) fn acquire(
         &self,
         to: &Destination,
-        window: Option<Range<u32>>,
+        from: From,
         clock: &impl Clock,
         random: &mut impl Random,
     ) -> Result<Claim, Error> {
+        let window = self.window(from);
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
         loop {
@@ -226,13 +240,14 @@ impl<K: Key, const N: usize> Side<K, N> {
         };
         let small = &mut inner.smalls[index];
         small.put(won);
-        if small.len() > (self.capacity() / SMALL_PART).max(SMALL_MAX) {
+        if small.len() > self.small_max {
             return Claim::in_field(won, self.make_field(inner, key, hash, own));
         }
         Claim::in_table(won)
     }
 
-    pub(super) fn acquire_from_field(
+    #[inline]
+    fn acquire_from_field(
         &self,
         field: FieldRef,
         window: Option<Range<u32>>,
@@ -240,27 +255,40 @@ impl<K: Key, const N: usize> Side<K, N> {
         random: &mut impl Random,
     ) -> Result<Claim, Full> {
         let won = match window {
-            None => field.get().acquire(&self.exclusions, clock, random)?,
-            Some(window) => field.get().acquire_within(window, &self.exclusions, clock, random)?,
+            None => {
+                let won = field.get().acquire(clock, random);
+                won.ok_or_else(|| field.get().full_house())?
+            }
+            Some(window) => field.get().acquire_within(window, clock, random)?,
         };
         Ok(Claim::in_field(won, field))
     }
 
-    #[inline]
+    /// The way of an acquire through a pin that cannot have just any slot.
+    #[cold]
+    #[inline(never)]
     pub(super) fn acquire_pinned(
         &self,
         to: &Destination,
         field: FieldRef,
-        window: Option<Range<u32>>,
+        from: From,
         clock: &impl Clock,
         random: &mut impl Random,
     ) -> Result<Claim, Error> {
         loop {
-            match self.acquire_from_field(field, window.clone(), clock, random) {
+            let window = self.window(from);
+            match self.acquire_from_field(field, window, clock, random) {
                 Ok(claim) => return Ok(claim),
                 Err(full) if !self.end_foreign(clock) => return Err(exhausted(to, full, clock)),
                 Err(_) => {}
             }
+        }
+    }
+
+    fn window(&self, from: From) -> Option<Range<u32>> {
+        match from {
+            From::AnySource => None,
+            From::Source(source) => Some(self.layout.slots_of(source)),
         }
     }
 
@@ -280,8 +308,8 @@ impl<K: Key, const N: usize> Side<K, N> {
         let value = at.map(|at| inner.table.value(at));
         if let Some(Value::Field(index)) = value {
             let field = inner.fields[index as usize].field;
-            field.get().wake(&self.exclusions, clock, usize::MAX);
-            let won = field.get().acquire_exactly(&self.exclusions, slot)?;
+            field.get().wake(clock, usize::MAX);
+            let won = field.get().acquire_exactly(slot)?;
             return Some(Claim::in_field(won, field));
         }
         if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, own, slot) {
@@ -346,31 +374,25 @@ impl<K: Key, const N: usize> Side<K, N> {
 
     // ---- release ------------------------------------------------------------------------
 
+    /// Ends a lease of a destination that was small, or of an excluded slot.
     pub(super) fn release(&self, to: &Destination, claim: Claim, rest_until_ms: Option<u64>) {
         let won = claim.won();
-        let blocked = rest_until_ms.is_none() && self.exclusions.blocks(won.slot);
-        if let Some(field) = claim.field() {
-            if !blocked {
-                return field.get().release(won, rest_until_ms);
-            }
-            let _lock = self.shard(K::of(to).hash(&self.hasher)).inner.lock();
-            return field.get().end_excluded(&self.exclusions, won);
-        }
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
         let mut inner = self.shard(hash).inner.lock();
         let at = inner.table.find(hash, &key).expect("a destination with a lease has an entry");
         if let Value::Field(index) = inner.table.value(at) {
-            let field = inner.fields[index as usize].field;
-            return match blocked {
-                true => field.get().end_excluded(&self.exclusions, won),
-                false => field.get().release(won, rest_until_ms),
-            };
+            let field = inner.fields[index as usize].field.get();
+            if field.release(won, rest_until_ms).is_err() {
+                field.end_excluded(won);
+            }
+            return;
         }
         self.end_small(&mut inner, hash, at, won, rest_until_ms);
     }
 
-    pub(super) fn id(&self, to: &Destination, claim: &Claim) -> ClaimId {
+    pub(super) fn name(&self, to: &Destination, claim: Claim) -> ClaimId {
+        assert_eq!(self.names, Names::Kept, "a ledger that keeps no names gives none");
         let destination_hash = K::of(to).hash(&self.hasher);
         ClaimId { destination_hash, slot: claim.slot, stamp: claim.won().stamp.raw() }
     }
@@ -386,7 +408,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let Some(at) = self.find_id(&inner, id) else { return false };
         if let Value::Field(index) = inner.table.value(at) {
             let field = inner.fields[index as usize].field;
-            return field.get().release_named(&self.exclusions, id.won(), rest_until_ms);
+            return field.get().release_named(id.won(), rest_until_ms);
         }
         self.end_small(&mut inner, id.destination_hash, at, id.won(), rest_until_ms);
         true
@@ -400,7 +422,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         id: ClaimId,
         rest_until_ms: Option<u64>,
     ) -> bool {
-        field.get().release_named(&self.exclusions, id.won(), rest_until_ms)
+        field.get().release_named(id.won(), rest_until_ms)
     }
 
     fn find_id(&self, inner: &Inner<K, N>, id: ClaimId) -> Option<At> {
@@ -508,9 +530,11 @@ impl<K: Key, const N: usize> Side<K, N> {
             None => {}
         }
         let spare = self.spare.lock().pop();
-        let field = spare.unwrap_or_else(|| FieldRef::new(Field::new(self.capacity())));
+        let field = spare.unwrap_or_else(|| {
+            FieldRef::new(Field::new(Arc::clone(&self.exclusions), self.capacity()))
+        });
         let base = inner.generation;
-        field.get().furnish(&self.exclusions, own, held.iter().copied(), base);
+        field.get().furnish(self.names, own, held.iter().copied(), base);
         let mut resting: Vec<u32> =
             held.iter().filter(|won| won.stamp.is_resting()).map(|won| won.slot).collect();
         if !resting.is_empty() {
@@ -549,7 +573,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         self.wake(&mut inner, hash, clock, WAKE_BATCH);
         let mut idle = Vec::new();
         for (index, busy) in &mut inner.fields {
-            busy.field.get().wake(&self.exclusions, clock, WAKE_BATCH);
+            busy.field.get().wake(clock, WAKE_BATCH);
             let is_idle = busy.field.get().is_idle();
             if is_idle && busy.was_idle {
                 idle.push(index);
@@ -669,7 +693,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             let mut inner = shard.inner.lock();
             self.wake(&mut inner, number << 32, clock, usize::MAX);
             for (_, busy) in &inner.fields {
-                busy.field.get().wake(&self.exclusions, clock, usize::MAX);
+                busy.field.get().wake(clock, usize::MAX);
             }
             inner.table.iter().any(|(_, value)| match value {
                 Value::One(won) => slots.contains(&won.slot),
@@ -717,8 +741,8 @@ impl<K: Key, const N: usize> Side<K, N> {
     ) -> (u32, Full) {
         if let Some(Value::Field(index)) = value {
             let field = inner.fields[index as usize].field.get();
-            field.wake(&self.exclusions, clock, usize::MAX);
-            return field.census(&self.exclusions);
+            field.wake(clock, usize::MAX);
+            return field.census();
         }
         let hash = K::of(to).hash(&self.hasher);
         self.small_census(inner, hash, value, &(0..self.capacity()), self.own_slot(to))
@@ -755,9 +779,10 @@ impl<K: Key, const N: usize> Side<K, N> {
             _ => {}
         }
         if counts.resting > 0 {
-            counts.next_due_ms = inner.rest.next_due_ms_where(|(hash_low, slot)| {
+            let (_, next_due_ms) = inner.rest.count_where(|(hash_low, slot)| {
                 hash_low == hash as u32 && !self.is_usable(inner, value, None, slot)
             });
+            counts.next_due_ms = next_due_ms;
         }
         let held = counts.leased + counts.resting + counts.excluded;
         (window.len() as u32 - held, counts)

@@ -1,24 +1,16 @@
-//! The state of one slot towards one destination, packed with its generation into one word.
+//! The generation of a lease, and the word that holds it.
 
 use crate::sync::{AtomicU32, Ordering};
 
 /// What a slot is doing. Two bits of a [`Stamp`].
-///
-/// | state | its bit in the field's map | who may move it on, and to where |
-/// | --- | --- | --- |
-/// | `Idle` | clear, or just set by a claimer | whoever set the bit: `Leased`, `Excluded` |
-/// | `Leased` | set | the holder of that generation: `Idle`, `Resting` |
-/// | `Resting` | set | whoever took it from the rest queue: `Idle` |
-/// | `Excluded` | set | whoever includes it again: `Idle` |
-///
-/// `Idle` with the bit set is a moment inside a transition, seen by nobody else as free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum State {
+    /// Neither of the others: a lease has ended, or none has begun.
     Idle = 0,
     Leased = 1,
+    /// Only in small sets: a field knows its resting slots by their queue.
     Resting = 2,
-    Excluded = 3,
 }
 
 /// A snapshot of a slot's word: 30 bits of generation, 2 bits of [`State`].
@@ -55,8 +47,7 @@ impl Stamp {
         match self.0 & 3 {
             0 => State::Idle,
             1 => State::Leased,
-            2 => State::Resting,
-            _ => State::Excluded,
+            _ => State::Resting,
         }
     }
 
@@ -79,7 +70,12 @@ impl Stamp {
     }
 }
 
-/// The word of one slot in a [`Field`](super::field::Field).
+/// The word of one slot of a [`Field`](super::field::Field) whose leases have names.
+///
+/// | state | who may move it on, and to where |
+/// | --- | --- |
+/// | `Idle` | whoever has just set the slot's bit in the field: `Leased`, a new generation |
+/// | `Leased` | whoever knows the generation, once: `Idle` |
 #[derive(Debug)]
 pub(super) struct SlotWord(AtomicU32);
 
@@ -96,6 +92,7 @@ impl SlotWord {
     }
 
     /// Starts the next lease. Only for the one who has just set the slot's bit.
+    #[inline]
     pub(super) fn begin(&self) -> Stamp {
         let stamp = self.look().next_lease();
         // Relaxed: the claim of the bit made the slot ours alone; the claim's ordering and
@@ -105,46 +102,25 @@ impl SlotWord {
     }
 
     /// Ends the lease `held`. Only for the one who owns it, as a value that cannot be copied.
-    pub(super) fn end_owned(&self, held: Stamp, then: State) {
+    #[inline]
+    pub(super) fn end_owned(&self, held: Stamp) {
         debug_assert_eq!(self.look(), held, "an owned lease is current");
         // Relaxed: nobody else may move a leased slot on, and the clearing of the bit that
         // follows (Release) publishes the store to the next claimer.
-        self.0.store(held.with(then).raw(), Ordering::Relaxed);
+        self.0.store(held.with(State::Idle).raw(), Ordering::Relaxed);
     }
 
-    /// Moves from exactly `seen` to `then`, or changes nothing: decides between all who try.
-    #[must_use = "false: somebody else was first, or the id is stale"]
-    pub(super) fn change(&self, seen: Stamp, then: State) -> bool {
+    /// Ends exactly the lease `named`, or changes nothing: decides between all who try.
+    #[must_use = "false: somebody else was first, or the name is stale"]
+    pub(super) fn end_named(&self, named: Stamp) -> bool {
+        let idle = named.with(State::Idle).raw();
         // AcqRel: what the holder did before comes before what the next one does; Relaxed on
         // failure, where nothing is done.
-        self.0
-            .compare_exchange(
-                seen.raw(),
-                seen.with(then).raw(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
-    }
-
-    /// Ends a rest. Only for the one who took the slot from the rest queue.
-    pub(super) fn rise(&self) {
-        // Relaxed: as in `end_owned`.
-        self.0.store(self.look().with(State::Idle).raw(), Ordering::Relaxed);
-    }
-
-    /// Marks as excluded. Only for the one who has just set the slot's bit.
-    pub(super) fn exclude(&self) {
-        let stamp = self.look().with(State::Excluded);
-        // SeqCst: the excluder looks next whether the exclusion still holds, and an includer,
-        // who ended it, looks next at this word: one of them must see the other.
-        self.0.swap(stamp.raw(), Ordering::SeqCst);
-    }
-
-    /// The look of an includer, after it has ended the exclusion.
-    pub(super) fn look_after_unblocking(&self) -> Stamp {
-        // SeqCst: see `exclude`.
-        Stamp(self.0.load(Ordering::SeqCst))
+        named.is_leased()
+            && self
+                .0
+                .compare_exchange(named.raw(), idle, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
@@ -157,12 +133,13 @@ mod tests {
         let word = SlotWord::new(Stamp::idle(7));
         let first = word.begin();
         assert!(first.is_leased());
-        word.end_owned(first, State::Idle);
+        word.end_owned(first);
         let second = word.begin();
         assert_ne!(first, second);
-        assert!(!word.change(first, State::Idle), "the first lease is stale");
-        assert!(word.change(second, State::Resting));
-        assert_eq!(word.look().state(), State::Resting);
+        assert!(!word.end_named(first), "the first lease is stale");
+        assert!(word.end_named(second));
+        assert!(!word.end_named(second), "ended before");
+        assert!(!word.end_named(second.with(State::Idle)), "no lease at all");
     }
 
     #[test]
@@ -170,7 +147,7 @@ mod tests {
         let word = SlotWord::new(Stamp::idle(u32::MAX));
         let last = word.begin();
         assert!(last.is_leased());
-        word.end_owned(last, State::Idle);
+        word.end_owned(last);
         assert!(word.begin().is_leased());
     }
 }
