@@ -62,7 +62,7 @@ pub struct Exhausted {
     pub next_free_ms: Option<u64>,
 }
 
-/// A part of a text of sources that cannot be understood.
+/// A part of a text of sources or ports that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcesError {
     /// The part, as it was written.
@@ -92,7 +92,7 @@ impl fmt::Display for Error {
                 "no {} source for {destination}: add one to the pool",
                 destination.family()
             ),
-            Self::Sources(bad) => bad.fmt(f),
+            Self::Sources(bad) => write!(f, "sources: {bad}"),
             Self::Config { problem } => f.write_str(problem),
             Self::Os { call, source_address, destination, error } => {
                 f.write_str(call)?;
@@ -133,7 +133,7 @@ impl fmt::Display for Exhausted {
 impl fmt::Display for SourcesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { part, offset, problem } = self;
-        write!(f, "sources: '{part}' at byte {offset}: {problem}")
+        write!(f, "'{part}' at byte {offset}: {problem}")
     }
 }
 

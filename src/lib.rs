@@ -8,4 +8,6 @@ mod sync;
 mod territory;
 
 pub use error::{Error, Exhausted, SourcesError};
-pub use ledger::{Census, Destination, Family, FourTuple, PoolCensus, PortRange, Protocol, Source};
+pub use ledger::{
+    Census, Destination, Family, FourTuple, PoolCensus, PortRange, Protocol, Source, Sources,
+};

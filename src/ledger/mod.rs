@@ -18,7 +18,7 @@ mod tests;
 mod tuple;
 mod verdict;
 
-pub use sources::{PortRange, Source};
+pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
 
 use crate::error::Error;
