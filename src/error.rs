@@ -4,6 +4,7 @@ use crate::ledger::Destination;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Why portlease could not do what it was asked for.
 #[derive(Debug)]
@@ -41,6 +42,15 @@ pub enum Error {
         /// The first kernel that has it.
         since: &'static str,
     },
+    /// The shared file of a territory cannot be used, or not any longer.
+    SharedFile {
+        /// The file, as an absolute path where it could be made one.
+        path: PathBuf,
+        /// What is wrong, with the value and the way out.
+        problem: String,
+        /// The kernel's answer, where a system call failed.
+        error: Option<io::Error>,
+    },
     /// The lease was released before, belongs to another pool, or never was.
     StaleLease,
     /// The pool belongs to the parent of this process; a child builds one of its own.
@@ -77,7 +87,9 @@ impl Error {
     /// The operating system's error number, where there is one.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Self::Os { error, .. } => error.raw_os_error(),
+            Self::Os { error, .. } | Self::SharedFile { error: Some(error), .. } => {
+                error.raw_os_error()
+            }
             _ => None,
         }
     }
@@ -106,6 +118,10 @@ impl fmt::Display for Error {
             }
             Self::Unsupported { capability, since } => {
                 write!(f, "this kernel has no {capability}: it came with Linux {since}")
+            }
+            Self::SharedFile { path, problem, error } => {
+                write!(f, "shared file {}: {problem}", path.display())?;
+                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
             }
             Self::StaleLease => f.write_str("stale lease: released before, or of another pool"),
             Self::Forked => f.write_str(
@@ -140,7 +156,7 @@ impl fmt::Display for SourcesError {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Os { error, .. } => Some(error),
+            Self::Os { error, .. } | Self::SharedFile { error: Some(error), .. } => Some(error),
             Self::Sources(bad) => Some(bad),
             _ => None,
         }
@@ -169,7 +185,8 @@ impl From<Error> for io::Error {
             Error::Sources(_) | Error::Config { .. } | Error::StaleLease => {
                 io::ErrorKind::InvalidInput
             }
-            Error::Os { error, .. } => error.kind(),
+            Error::Os { error, .. } | Error::SharedFile { error: Some(error), .. } => error.kind(),
+            Error::SharedFile { error: None, .. } => io::ErrorKind::InvalidData,
             Error::Unsupported { .. } | Error::Forked => io::ErrorKind::Unsupported,
         };
         Self::new(kind, error)

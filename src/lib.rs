@@ -11,3 +11,4 @@ pub use error::{Error, Exhausted, SourcesError};
 pub use ledger::{
     Census, Destination, Family, FourTuple, PoolCensus, PortRange, Protocol, Source, Sources,
 };
+pub use territory::Slice;

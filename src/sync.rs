@@ -22,6 +22,9 @@ pub(crate) fn model_fence() {
     loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// For statics: `loom`'s atomics cannot be made in a constant, and no model reaches one.
+pub(crate) type StaticU32 = std::sync::atomic::AtomicU32;
+
 /// `loom`'s mutex with the signature of `parking_lot`'s: no poisoning.
 #[cfg(loom)]
 #[derive(Debug)]

@@ -1,1 +1,139 @@
-//! The set of ports that are ours to lease.
+//! The set of ports that are ours to lease: all of the configured ones, a pinned slice of them, or
+//! blocks that the processes of a host claim and give back as they need them.
+//!
+//! The ledger sees grants and revocations of runs of slots and never learns where they come from:
+//! whoever owns both passes them on as a [`Tenant`].
+
+mod descriptor;
+mod file;
+mod ground;
+mod shared;
+mod slice;
+#[cfg(test)]
+mod tests;
+
+pub use slice::Slice;
+
+use crate::Error;
+use crate::ledger::{Family, From, Slot, Source};
+use rand_chacha::rand_core::RngCore;
+use shared::Shared;
+use std::path::PathBuf;
+
+/// Slots that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) family: Family,
+    pub(crate) first: Slot,
+    pub(crate) count: u32,
+}
+
+/// Who leases the ports of a territory. Its methods are called under the territory's lock: they
+/// must not call back into it.
+pub(crate) trait Tenant {
+    /// From now on the run may be leased.
+    fn grant(&self, run: Run);
+    /// From now on the run may not be leased; leases that exist go on. When this returns, no
+    /// acquire that is under way may still take a slot of the run without [`Tenant::in_use`]
+    /// showing it.
+    fn revoke(&self, run: Run);
+    /// Whether any slot of the run is leased or resting towards any destination.
+    fn in_use(&self, run: Run) -> bool;
+}
+
+/// Which territory a pool is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// All ports of the sources.
+    #[default]
+    Whole,
+    /// A pinned part of them.
+    Slice(Slice),
+    /// Blocks claimed on the file that all pools of the host name.
+    Shared(PathBuf),
+}
+
+/// What became of the wish for more ports.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// The tenant has been granted this many slots: zero where another thread's claim came
+    /// between, which may do for this one too.
+    Grown(u32),
+    /// In one complete pass no block was free for us: what the ledger holds is all there is now.
+    NothingFree,
+}
+
+/// The ports that this process may lease.
+#[derive(Debug)]
+pub(crate) enum Territory {
+    /// Settled once and for all, when the pool was built.
+    Fixed,
+    /// Changes as the processes of the host claim and give back.
+    Shared(Box<Shared>),
+}
+
+impl Territory {
+    /// Revokes what is not ours from the start; the tenant begins with every slot granted.
+    /// `sources` as the ledger got them.
+    pub(crate) fn new(
+        plan: &Plan,
+        sources: &[Source],
+        tenant: &impl Tenant,
+    ) -> Result<Self, Error> {
+        let families = [Family::V4, Family::V6];
+        match plan {
+            Plan::Whole => Ok(Self::Fixed),
+            Plan::Slice(slice) => {
+                let rest = families.iter().flat_map(|family| slice.rest_of(*family, sources));
+                rest.for_each(|run| tenant.revoke(run));
+                Ok(Self::Fixed)
+            }
+            Plan::Shared(path) => Ok(Self::Shared(Box::new(Shared::new(path, sources, tenant)?))),
+        }
+    }
+
+    /// Called when the ledger has nothing for `from`, before anyone is told "exhausted". One
+    /// answer of [`Growth::Grown`] asks for another try at the ledger, and so on: other threads
+    /// may have taken what was granted.
+    pub(crate) fn grow(
+        &self,
+        family: Family,
+        from: From,
+        tenant: &impl Tenant,
+        random: &mut impl RngCore,
+    ) -> Result<Growth, Error> {
+        match self {
+            Self::Fixed => Ok(Growth::NothingFree),
+            Self::Shared(shared) => shared.grow(family, from, tenant, random),
+        }
+    }
+
+    /// To be called every [`Territory::MAINTAIN_MS`] or so, off the way of an acquire: claims
+    /// ahead of need, gives back what is idle or what others starve for, and looks whether the
+    /// file is still the one that our locks are on. After an error nothing is granted until a
+    /// later call succeeds.
+    pub(crate) fn maintain(
+        &self,
+        now_ms: u64,
+        tenant: &impl Tenant,
+        random: &mut impl RngCore,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Fixed => Ok(()),
+            Self::Shared(shared) => shared.maintain(now_ms, tenant, random),
+        }
+    }
+
+    /// Milliseconds between two calls of [`Territory::maintain`]: how long a starving process
+    /// waits for what others hold and do not use.
+    pub(crate) const MAINTAIN_MS: u64 = 50;
+
+    /// Blocks held, for whoever wants to print them; `None` where nothing is counted in blocks.
+    pub(crate) fn blocks_held(&self) -> Result<Option<u32>, Error> {
+        match self {
+            Self::Fixed => Ok(None),
+            Self::Shared(shared) => shared.blocks_held().map(Some),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The file that all pools of a host name, and the locks on it.
+//!
+//! The file holds a header and nothing else: all that the pools tell each other is which bytes
+//! are locked, and that the kernel keeps and clears. So there is nothing to repair after a crash.
+
+use super::descriptor::Descriptor;
+use super::ground::BLOCK_PORTS;
+use crate::Error;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Whoever writes the header holds this byte.
+const HEADER_LOCK: Range<u64> = 0..1;
+/// All offsets that a lock can have.
+const ALL: Range<u64> = 0..1 << 63;
+const MAGIC: &str = "portlease territory ";
+const VERSION: u32 = 1;
+
+/// Filesystems whose locks a server keeps: it can lose them and never tell (statfs(2)).
+const REMOTE: [(u32, &str); 5] = [
+    (0x0000_6969, "NFS"),
+    (0x0000_517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x00c3_6400, "Ceph"),
+];
+
+/// What a try to lock has met.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lock {
+    Taken,
+    Busy,
+}
+
+/// How a lock gets along with those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Exclusive,
+    Shared,
+}
+
+/// An open shared file. Its locks go when it is dropped, or when its process ends in any way.
+#[derive(Debug)]
+pub(super) struct SharedFile {
+    path: PathBuf,
+    descriptor: Descriptor,
+    device: u64,
+    inode: u64,
+}
+
+impl SharedFile {
+    /// Opens the file, and creates it (mode 0600) where it is missing. An empty file is taken as a
+    /// new one, so that whoever prepares it can choose owner and mode; a pool needs to read and
+    /// write it.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let path = std::path::absolute(path)
+            .map_err(|error| failed(path, "cannot be made an absolute path", error))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(&path)
+            .map_err(|error| failed(&path, "cannot be opened for reading and writing", error))?;
+        let meta = file.metadata().map_err(|error| failed(&path, "cannot be examined", error))?;
+        if !meta.is_file() {
+            return Err(unfit(&path, "is not a regular file: name one, or a path that is free"));
+        }
+        refuse_remote(&path, &file)?;
+        settle_header(&path, &file, meta.len())?;
+        let (device, inode) = (meta.dev(), meta.ino());
+        let shared = Self { path, descriptor: Descriptor::new(file)?, device, inode };
+        shared.check()?;
+        Ok(shared)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// [`Error::Forked`] in a child of the process that opened the file.
+    pub(super) fn check_process(&self) -> Result<(), Error> {
+        self.descriptor.get().map(drop)
+    }
+
+    /// Whether the path still names the file that our locks are on, and our descriptor too.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if !self.descriptor.is_intact()? {
+            let problem = "its descriptor was closed by somebody else in this process (close_range, \
+                           a loop over all descriptors?): build the pool after that";
+            return Err(unfit(&self.path, problem));
+        }
+        let named = std::fs::metadata(&self.path).map_err(|error| {
+            failed(&self.path, "is gone or out of reach: restart all pools that use it", error)
+        })?;
+        if (named.dev(), named.ino()) != (self.device, self.inode) {
+            let problem =
+                "was replaced by another file while in use: restart all pools that use it";
+            return Err(unfit(&self.path, problem));
+        }
+        let expected = header().len() as u64;
+        if named.len() != expected {
+            let problem = format!(
+                "has {} bytes instead of {expected}: something else writes to it; \
+                 stop that, remove the file and restart all pools that use it",
+                named.len()
+            );
+            return Err(unfit(&self.path, problem));
+        }
+        Ok(())
+    }
+
+    /// Locks all of `bytes`, or none.
+    pub(super) fn lock(&self, bytes: Range<u64>, mode: Mode) -> Result<Lock, Error> {
+        let kind = match mode {
+            Mode::Exclusive => libc::F_WRLCK,
+            Mode::Shared => libc::F_RDLCK,
+        };
+        match self.fcntl(libc::F_OFD_SETLK, kind, bytes) {
+            Ok(_) => Ok(Lock::Taken),
+            Err(Error::SharedFile { error: Some(error), .. })
+                if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) =>
+            {
+                Ok(Lock::Busy)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn unlock(&self, bytes: Range<u64>) -> Result<(), Error> {
+        self.fcntl(libc::F_OFD_SETLK, libc::F_UNLCK, bytes).map(drop)
+    }
+
+    /// A lock of somebody else that meets `bytes`, in its full length; not always the first.
+    pub(super) fn lock_of_another(&self, bytes: Range<u64>) -> Result<Option<Range<u64>>, Error> {
+        let found = self.fcntl(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
+        if found.l_type == libc::F_UNLCK as libc::c_short {
+            return Ok(None);
+        }
+        let start = found.l_start as u64;
+        // A length of zero reaches to the end of all offsets.
+        let end = if found.l_len == 0 { ALL.end } else { start + found.l_len as u64 };
+        Ok(Some(start..end))
+    }
+
+    fn fcntl(&self, command: i32, kind: i32, bytes: Range<u64>) -> Result<libc::flock, Error> {
+        let raw = self.descriptor.get()?.as_raw_fd();
+        fcntl(raw, command, kind, bytes).map_err(|error| lock_failed(&self.path, error))
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // Closing alone would leave the locks to a child that a bare clone has made. That the
+        // descriptor is no longer ours is no reason to touch a stranger's file.
+        if self.check_process().is_ok() && self.check().is_ok() {
+            let _ = self.unlock(ALL);
+        }
+    }
+}
+
+fn header() -> String {
+    format!("{MAGIC}{VERSION}, blocks of {BLOCK_PORTS} ports\n")
+}
+
+/// Writes the header into an empty file; compares it in any other.
+fn settle_header(path: &Path, file: &File, len: u64) -> Result<(), Error> {
+    if len == 0 {
+        let raw = file.as_raw_fd();
+        while let Err(error) = fcntl(raw, libc::F_OFD_SETLKW, libc::F_WRLCK, HEADER_LOCK) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(lock_failed(path, error));
+            }
+        }
+        let written = file.metadata().and_then(|meta| match meta.len() {
+            0 => file.write_all_at(header().as_bytes(), 0),
+            _ => Ok(()),
+        });
+        fcntl(raw, libc::F_OFD_SETLK, libc::F_UNLCK, HEADER_LOCK)
+            .map_err(|error| lock_failed(path, error))?;
+        written.map_err(|error| failed(path, "cannot be written", error))?;
+    }
+    compare_header(path, file)
+}
+
+fn compare_header(path: &Path, file: &File) -> Result<(), Error> {
+    let expected = header();
+    let mut found = vec![0; expected.len() + 1];
+    let mut filled = 0;
+    while filled < found.len() {
+        match file.read_at(&mut found[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(path, "cannot be read", error)),
+        }
+    }
+    found.truncate(filled);
+    if found == expected.as_bytes() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&found);
+    let problem = match text.strip_prefix(MAGIC) {
+        Some(other) => format!(
+            "is of version '{}', this library needs '{}': give each version a file and sources \
+             of its own",
+            other.trim_end(),
+            expected[MAGIC.len()..].trim_end(),
+        ),
+        None => "is not the shared file of a territory, or was cut short: name another path, or \
+                 remove it when no pool uses it"
+            .to_owned(),
+    };
+    Err(unfit(path, problem))
+}
+
+fn refuse_remote(path: &Path, file: &File) -> Result<(), Error> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `stat` has room for what the call writes.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(failed(path, "its filesystem cannot be examined", io::Error::last_os_error()));
+    }
+    // SAFETY: the call succeeded, so it has filled `stat`.
+    let kind = unsafe { stat.assume_init() }.f_type as u32;
+    match REMOTE.iter().find(|(magic, _)| *magic == kind) {
+        None => Ok(()),
+        Some((_, name)) => Err(unfit(
+            path,
+            format!(
+                "lies on {name}, where locks can be lost unnoticed: name one on a local \
+                 filesystem, such as /run"
+            ),
+        )),
+    }
+}
+
+/// fcntl(2) with an open-file-description lock, Linux 3.15.
+fn fcntl(raw: i32, command: i32, kind: i32, bytes: Range<u64>) -> io::Result<libc::flock> {
+    // SAFETY: all fields are integers, for which zero is a value; `l_pid` has to be zero.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = bytes.start as libc::off_t;
+    // The range that ends at the last of all offsets has no length that fits: zero stands for it.
+    lock.l_len = if bytes.end >= ALL.end { 0 } else { (bytes.end - bytes.start) as libc::off_t };
+    // SAFETY: these commands take a pointer to a `flock`, which they read and write.
+    match unsafe { libc::fcntl(raw, command, &mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
+fn lock_failed(path: &Path, error: io::Error) -> Error {
+    let problem = match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => {
+            "cannot be locked (fcntl F_OFD_SETLK, since Linux 3.15): name one on a local \
+             filesystem, such as /run"
+        }
+        Some(libc::ENOLCK) => "cannot be locked: the kernel is out of memory for locks",
+        _ => "cannot be locked",
+    };
+    failed(path, problem, error)
+}
+
+fn failed(path: &Path, problem: &str, error: io::Error) -> Error {
+    Error::SharedFile { path: path.to_owned(), problem: problem.to_owned(), error: Some(error) }
+}
+
+fn unfit(path: &Path, problem: impl Into<String>) -> Error {
+    Error::SharedFile { path: path.to_owned(), problem: problem.into(), error: None }
+}

@@ -1,0 +1,348 @@
+//! Blocks that the processes of a host share: when to claim, when to give back.
+
+use super::file::{Lock, Mode, SharedFile};
+use super::ground::Ground;
+use super::{Growth, Tenant};
+use crate::Error;
+use crate::ledger::{Family, From, Source};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use rand_chacha::rand_core::RngCore;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+/// An empty block is kept this long before it is given back, if nobody is in want of it.
+const IDLE_MS: u64 = 10_000;
+
+/// A process counts as starving until this long after its last fruitless wish.
+const HUNGER_MS: u64 = 1_000;
+
+/// Blocks that one lock takes at most. Neighbours are one entry in the kernel's list of the
+/// file's locks, which every call walks; more of them would bare a process's ports to a guess.
+const RUN_MAX: u32 = 64;
+
+/// Blocks that one call of `maintain` looks at while nobody starves.
+const LOOKS: usize = 64;
+
+/// A shared file and what this process holds of it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    file: SharedFile,
+    sources: Vec<Source>,
+    grounds: [Ground; 2],
+    /// Passes over all blocks that have begun, of each family: who waits for the lock while
+    /// another's pass begins and finds nothing need not make one of its own.
+    passes: [AtomicU64; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sides: [Side; 2],
+    /// The file was not the one that our locks are on when last looked at.
+    lost: bool,
+}
+
+/// What is held of one family.
+#[derive(Debug, Default)]
+struct Side {
+    held: BTreeMap<u32, Held>,
+    /// Where the next look at blocks in use begins.
+    next_look: u32,
+    /// Claimed since the last call of `maintain`: more will be wanted.
+    growing: bool,
+    /// The last pass over all sources that found nothing.
+    fruitless: u64,
+    /// The last pass that found something.
+    fruitful: u64,
+    /// Sources that we starve for, each with the end of its hunger; `None` if we have asked in vain
+    /// since the last call of `maintain`.
+    hunger: BTreeMap<u32, Option<u64>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// When the block was first seen empty, if it has been so at each look since.
+    empty_since_ms: Option<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        path: &Path,
+        sources: &[Source],
+        tenant: &impl Tenant,
+    ) -> Result<Self, Error> {
+        let grounds = [Ground::new(Family::V4, sources)?, Ground::new(Family::V6, sources)?];
+        let file = SharedFile::open(path)?;
+        for ground in grounds.iter().filter(|ground| ground.block_count() > 0) {
+            tenant.revoke(ground.run(0..ground.block_count()));
+        }
+        let state = Mutex::new(State::default());
+        let passes = [AtomicU64::new(0), AtomicU64::new(0)];
+        Ok(Self { file, sources: sources.to_vec(), grounds, passes, state })
+    }
+
+    pub(super) fn grow(
+        &self,
+        family: Family,
+        from: From,
+        tenant: &impl Tenant,
+        random: &mut impl RngCore,
+    ) -> Result<Growth, Error> {
+        // Before the lock: in a child of fork it may be held by a thread that is not there.
+        self.file.check_process()?;
+        let passes = &self.passes[family as usize];
+        // Relaxed: a number that is too small costs a pass; too large it cannot be, as only the
+        // lock's owner counts, and whoever sees its count has asked after that pass began.
+        let begun = passes.load(Ordering::Relaxed);
+        let mut state = self.state.lock();
+        self.check(&mut state, tenant)?;
+        let sides = &mut state.sides;
+        let (ground, side) = (&self.grounds[family as usize], &mut sides[family as usize]);
+        if side.fruitless > begun {
+            return Ok(Growth::NothingFree);
+        }
+        if side.fruitful > begun && from == From::AnySource {
+            return Ok(Growth::Grown(0));
+        }
+        let among = match from {
+            From::AnySource => 0..ground.block_count(),
+            From::Source(source) => ground.blocks_of(source),
+        };
+        let want = if self.others_starve(ground)?.is_empty() { side.wanted() } else { 1 };
+        // Relaxed: counted under the lock.
+        let pass = passes.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.claim(ground, side, among.clone(), want, random)? {
+            Some(blocks) => {
+                (side.growing, side.fruitful) = (true, pass);
+                tenant.grant(ground.run(blocks.clone()));
+                self.end_hunger(ground, side, |_| true)?;
+                let run = ground.run(blocks);
+                Ok(Growth::Grown(run.count))
+            }
+            None => {
+                if from == From::AnySource {
+                    side.fruitless = pass;
+                }
+                self.starve(ground, side, &among)?;
+                Ok(Growth::NothingFree)
+            }
+        }
+    }
+
+    pub(super) fn maintain(
+        &self,
+        now_ms: u64,
+        tenant: &impl Tenant,
+        random: &mut impl RngCore,
+    ) -> Result<(), Error> {
+        self.file.check_process()?;
+        let mut state = self.state.lock();
+        self.check(&mut state, tenant)?;
+        for (ground, side) in self.grounds.iter().zip(&mut state.sides) {
+            self.end_hunger(ground, side, |until_ms| {
+                *until_ms.get_or_insert(now_ms + HUNGER_MS) <= now_ms
+            })?;
+            let starving = self.others_starve(ground)?;
+            for blocks in &starving {
+                let held: Vec<u32> = side.held.range(blocks.clone()).map(|(b, _)| *b).collect();
+                self.give_back_empty(ground, side, &held, tenant, |_| true)?;
+            }
+            let looks = side.looks();
+            self.give_back_empty(ground, side, &looks, tenant, |held| {
+                now_ms.saturating_sub(*held.empty_since_ms.get_or_insert(now_ms)) >= IDLE_MS
+            })?;
+            if std::mem::take(&mut side.growing) && starving.is_empty() {
+                let all = 0..ground.block_count();
+                if let Some(blocks) = self.claim(ground, side, all, side.wanted(), random)? {
+                    tenant.grant(ground.run(blocks));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn blocks_held(&self) -> Result<u32, Error> {
+        self.file.check_process()?;
+        Ok(self.state.lock().sides.iter().map(|side| side.held.len() as u32).sum())
+    }
+
+    /// Revokes all that is held while the file is not the one that our locks are on, and grants
+    /// it again when it is: the locks themselves are never given up by this.
+    fn check(&self, state: &mut State, tenant: &impl Tenant) -> Result<(), Error> {
+        let verdict = self.file.check();
+        if state.lost != verdict.is_err() {
+            state.lost = verdict.is_err();
+            for (ground, side) in self.grounds.iter().zip(&state.sides) {
+                for block in side.held.keys() {
+                    let run = ground.run(*block..*block + 1);
+                    if state.lost { tenant.revoke(run) } else { tenant.grant(run) }
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Up to `want` free neighbours among the blocks `among`: the first from a random one on.
+    /// `None` only after one complete pass over all of them.
+    fn claim(
+        &self,
+        ground: &Ground,
+        side: &mut Side,
+        among: Range<u32>,
+        want: u32,
+        random: &mut impl RngCore,
+    ) -> Result<Option<Range<u32>>, Error> {
+        if among.is_empty() {
+            return Ok(None);
+        }
+        let start = among.start + (random.next_u64() % u64::from(among.end - among.start)) as u32;
+        for part in [start..among.end, among.start..start] {
+            let found = self.claim_first(ground, side, part, want)?;
+            if let Some(blocks) = found {
+                side.held.extend(blocks.clone().map(|block| (block, Held::default())));
+                return Ok(Some(blocks));
+            }
+        }
+        Ok(None)
+    }
+
+    fn claim_first(
+        &self,
+        ground: &Ground,
+        side: &Side,
+        among: Range<u32>,
+        want: u32,
+    ) -> Result<Option<Range<u32>>, Error> {
+        let mut next = among.start;
+        while next < among.end {
+            let mut ours = side.held.range(next..among.end).map(|(block, _)| *block).peekable();
+            while ours.next_if_eq(&next).is_some() {
+                next += 1;
+            }
+            if next == among.end {
+                break;
+            }
+            let mut gap = ground.unbroken(next..ours.next().unwrap_or(among.end));
+            let bytes = ground.bytes(&gap);
+            // The first byte alone: where nearly all is taken this is one call for each lock.
+            if let Some(theirs) = self.file.lock_of_another(bytes.start..bytes.start + 1)? {
+                next += (theirs.end.min(bytes.end) - bytes.start) as u32;
+                continue;
+            }
+            // All of `gap` may be free; each lock of another that is met makes it shorter.
+            while let Some(theirs) = self.file.lock_of_another(ground.bytes(&gap))? {
+                gap.end = gap.start + theirs.start.saturating_sub(bytes.start) as u32;
+                if gap.is_empty() {
+                    break;
+                }
+            }
+            gap.end = gap.end.min(gap.start + want);
+            // Busy: somebody was quicker, so somebody got on. Look again from the same place.
+            if !gap.is_empty()
+                && self.file.lock(ground.bytes(&gap), Mode::Exclusive)? == Lock::Taken
+            {
+                return Ok(Some(gap));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives back those of `blocks` that are empty and that `ripe` lets go.
+    fn give_back_empty(
+        &self,
+        ground: &Ground,
+        side: &mut Side,
+        blocks: &[u32],
+        tenant: &impl Tenant,
+        mut ripe: impl FnMut(&mut Held) -> bool,
+    ) -> Result<(), Error> {
+        for block in blocks {
+            let Some(held) = side.held.get_mut(block) else { continue };
+            let run = ground.run(*block..*block + 1);
+            if tenant.in_use(run) {
+                held.empty_since_ms = None;
+            } else if ripe(held) {
+                // First no new lease, then the question again: a lease may have come in between.
+                tenant.revoke(run);
+                if tenant.in_use(run) {
+                    tenant.grant(run);
+                    held.empty_since_ms = None;
+                } else {
+                    side.held.remove(block);
+                    self.file.unlock(ground.bytes(&(*block..*block + 1)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks of those of our sources that another process is in want of.
+    fn others_starve(&self, ground: &Ground) -> Result<Vec<Range<u32>>, Error> {
+        let mut starving = Vec::new();
+        // Each lock that is met splits what is left in two, so that none is missed.
+        let mut open = Vec::from_iter(ground.hunger_bytes());
+        while let Some(bytes) = open.pop() {
+            if bytes.is_empty() {
+                continue;
+            }
+            if let Some(found) = self.file.lock_of_another(bytes.clone())? {
+                let found = found.start.max(bytes.start)..found.end.min(bytes.end);
+                starving.extend(found.clone().filter_map(|byte| ground.blocks_of_hunger(byte)));
+                open.push(bytes.start..found.start);
+                open.push(found.end..bytes.end);
+            }
+        }
+        Ok(starving)
+    }
+
+    /// Tells the others that we are in want of blocks of the sources that `among` lies on.
+    fn starve(&self, ground: &Ground, side: &mut Side, among: &Range<u32>) -> Result<(), Error> {
+        for (index, source) in self.sources.iter().enumerate() {
+            let blocks = ground.blocks_of(index as u32);
+            let concerned = blocks.start < among.end && among.start < blocks.end;
+            if concerned && side.hunger.insert(index as u32, None).is_none() {
+                let byte = ground.hunger_byte(source);
+                // Shared: several may starve at once. An exclusive one exists nowhere.
+                let _ = self.file.lock(byte..byte + 1, Mode::Shared)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_hunger(
+        &self,
+        ground: &Ground,
+        side: &mut Side,
+        over: impl Fn(&mut Option<u64>) -> bool,
+    ) -> Result<(), Error> {
+        let mut ended = Vec::new();
+        for (index, until_ms) in &mut side.hunger {
+            if over(until_ms) {
+                ended.push(*index);
+            }
+        }
+        for index in ended {
+            side.hunger.remove(&index);
+            let byte = ground.hunger_byte(&self.sources[index as usize]);
+            self.file.unlock(byte..byte + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    /// Half of what is held, so that a process that grows claims a number of times that goes with
+    /// the logarithm, and never holds much more than it needed.
+    fn wanted(&self) -> u32 {
+        (self.held.len() as u32 / 2).clamp(1, RUN_MAX)
+    }
+
+    /// The blocks whose turn it is to be looked at.
+    fn looks(&mut self) -> Vec<u32> {
+        let around = self.held.range(self.next_look..).chain(self.held.range(..self.next_look));
+        let blocks: Vec<u32> = around.map(|(block, _)| *block).take(LOOKS).collect();
+        self.next_look = blocks.last().map_or(0, |last| last + 1);
+        blocks
+    }
+}
