@@ -5,6 +5,8 @@ mod exclusions;
 mod field;
 mod key;
 mod layout;
+#[cfg(all(test, loom))]
+mod models;
 mod prefetch;
 mod rest;
 mod share;

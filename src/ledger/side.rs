@@ -137,7 +137,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
             shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
             spare: Mutex::new(Vec::new()),
-            foreign: Mutex::default(),
+            foreign: Mutex::new(Foreign::default()),
             foreign_due_ms: AtomicU64::new(u64::MAX),
         }
     }
