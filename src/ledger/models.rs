@@ -126,6 +126,30 @@ mod loom {
         });
     }
 
+    /// Of two ports, in different lines, one is free at any moment, but not always the same: it
+    /// moves behind a search that reads line by line.
+    #[test]
+    fn a_free_port_that_moves_behind_a_search() {
+        check(|| {
+            let ledger = ledger(65, Names::None);
+            ledger.exclude(Family::V4, Slot(1), 63, Why::NotOurs);
+            let pin = Arc::new(ledger.pin(&to()).unwrap());
+            let held = ledger.acquire_exactly(&to(), Slot(0), &Noon).unwrap();
+            let other = {
+                let (ledger, pin) = (Arc::clone(&ledger), Arc::clone(&pin));
+                thread::spawn(move || acquire(&ledger, &pin, 1).expect("one is always free"))
+            };
+            ledger.release(&to(), held, Then::Free);
+            let mine = ledger.acquire_exactly(&to(), Slot(64), &Noon);
+            let theirs = other.join().unwrap();
+            assert!(mine.as_ref().is_none_or(|mine| mine.slot != theirs.slot));
+            mine.into_iter().chain([theirs]).for_each(|claim| {
+                ledger.release(&to(), claim, Then::Free);
+            });
+            assert_all_free(&ledger, 2);
+        });
+    }
+
     /// A destination grows into a field, by a pin, while a lease of its small days ends and
     /// another begins.
     #[test]

@@ -193,8 +193,8 @@ impl<K: Key, const N: usize> Table<K, N> {
             passed = after(passed, buckets);
         }
         self.len -= 1;
-        if self.len * 100 < self.buckets.len() * N * LOAD_MIN && self.buckets.len() > 1 {
-            self.rebuild(self.len * 3 / (2 * N), hasher);
+        if self.len * 100 < self.buckets.len() * N * LOAD_MIN {
+            self.rebuild((self.len * 3).div_ceil(2 * N), hasher);
         }
     }
 
@@ -308,6 +308,26 @@ mod tests {
     fn agrees_with_a_map_for_both_families() {
         agrees_with_a_map::<Key4, 4>(false);
         agrees_with_a_map::<Key6, 2>(true);
+    }
+
+    #[test]
+    fn shrinks_through_every_small_length() {
+        let hasher = SipHasher13::new_with_keys(1, 2);
+        for most in 0..200 {
+            let mut table = Table::<Key4, 4>::new();
+            let keys: Vec<Key4> = (0..most).map(|n| Key4::of(&nth(n, false))).collect();
+            keys.iter().for_each(|&key| {
+                table.insert(key.hash(&hasher), key, Value::Small(0), &hasher);
+            });
+            for (gone, key) in keys.iter().enumerate() {
+                let hash = key.hash(&hasher);
+                let at = table.find(hash, key).expect("not removed yet");
+                table.remove(at, hash, &hasher);
+                assert_eq!(table.len(), keys.len() - gone - 1);
+                assert!(table.len() <= table.place().1 as usize * 4);
+            }
+            assert_eq!(table.place().1, 0, "an empty table keeps nothing");
+        }
     }
 
     #[test]
