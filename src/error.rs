@@ -42,6 +42,18 @@ pub enum Error {
         /// The first kernel that has it.
         since: &'static str,
     },
+    /// A source that is none of the pool's.
+    NotOurs {
+        /// The source; port 0 where all its ports are meant.
+        source_address: SocketAddr,
+    },
+    /// A four-tuple to be adopted that the pool has given to somebody else, rests or excludes.
+    Taken {
+        /// The source.
+        source_address: SocketAddr,
+        /// The destination.
+        destination: Destination,
+    },
     /// The shared file of a territory cannot be used, or not any longer.
     SharedFile {
         /// The file, as an absolute path where it could be made one.
@@ -119,6 +131,15 @@ impl fmt::Display for Error {
             Self::Unsupported { capability, since } => {
                 write!(f, "this kernel has no {capability}: it came with Linux {since}")
             }
+            Self::NotOurs { source_address } => {
+                write!(f, "the pool has no source {source_address}: add it to the pool")
+            }
+            Self::Taken { source_address, destination } => write!(
+                f,
+                "{} {source_address} -> {} is leased, resting or excluded already",
+                destination.protocol(),
+                destination.address()
+            ),
             Self::SharedFile { path, problem, error } => {
                 write!(f, "shared file {}: {problem}", path.display())?;
                 error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
@@ -182,6 +203,8 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Exhausted(_) | Error::NoSource { .. } => io::ErrorKind::AddrNotAvailable,
+            Error::NotOurs { .. } => io::ErrorKind::AddrNotAvailable,
+            Error::Taken { .. } => io::ErrorKind::AddrInUse,
             Error::Sources(_) | Error::Config { .. } | Error::StaleLease => {
                 io::ErrorKind::InvalidInput
             }

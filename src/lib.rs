@@ -6,8 +6,17 @@ mod kernel;
 mod ledger;
 mod sync;
 mod territory;
+#[cfg(test)]
+mod testing;
 
+pub use connect::{
+    ConnectOptions, DestinationHandle, Lease, LeaseId, LeasedPort, LeasedStream, LeasedUdpSocket,
+    Pool, PoolBuilder, PrivilegedPorts, Reported,
+};
 pub use error::{Error, Exhausted, SourcesError};
+pub use kernel::{
+    BindMode, Call, Capabilities, Capability, ClosedFirst, ModeChoice, SourceOptions, Verdict,
+};
 pub use ledger::{
     Census, Destination, Family, FourTuple, PoolCensus, PortRange, Protocol, Source, Sources,
 };

@@ -1,1 +1,22 @@
 //! What a Rust program calls.
+
+mod builder;
+mod dial;
+mod handle;
+mod host;
+mod ids;
+mod inner;
+mod lease;
+mod pool;
+mod random;
+mod stream;
+mod udp;
+mod watch;
+
+pub use builder::{PoolBuilder, PrivilegedPorts};
+pub use dial::ConnectOptions;
+pub use handle::DestinationHandle;
+pub use lease::{Lease, LeaseId, Reported};
+pub use pool::Pool;
+pub use stream::LeasedStream;
+pub use udp::{LeasedPort, LeasedUdpSocket};

@@ -4,7 +4,7 @@ use super::Why;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, model_fence};
 use std::ops::Range;
 
-const WHYS: usize = 3;
+const WHYS: usize = 4;
 
 impl Why {
     fn index(self) -> usize {
@@ -12,6 +12,7 @@ impl Why {
             Self::NotOurs => 0,
             Self::Listener => 1,
             Self::Foreign => 2,
+            Self::Held => 3,
         }
     }
 }

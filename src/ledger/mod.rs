@@ -22,6 +22,7 @@ mod verdict;
 
 pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
+pub(crate) use tuple::{canonical, socket_address, unspecified};
 
 use crate::error::Error;
 use field::Won;
@@ -30,7 +31,7 @@ use layout::Layout;
 use prefetch::prefetch;
 use side::{FieldRef, Side};
 use stamp::Stamp;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 /// Where the ledger's time comes from: milliseconds since any fixed moment, never backwards.
@@ -124,6 +125,12 @@ pub(crate) struct SourcePort {
     pub(crate) port: u16,
 }
 
+impl SourcePort {
+    pub(crate) fn socket_address(&self) -> SocketAddr {
+        socket_address(self.address, self.port, self.scope)
+    }
+}
+
 /// What becomes of a released four-tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -151,6 +158,8 @@ pub(crate) enum Why {
     Listener,
     /// A socket that is not ours holds it, as the kernel told; until a moment.
     Foreign,
+    /// It is leased for all destinations at once.
+    Held,
 }
 
 /// Which sources an acquire may choose from.

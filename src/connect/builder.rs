@@ -1,0 +1,292 @@
+//! From what the user says to a pool that works, or a clear no.
+
+use super::host::Host;
+use super::inner::Inner;
+use super::pool::Pool;
+use super::random::Seed;
+use super::watch::Watch;
+use crate::error::Error;
+use crate::kernel::SourceOptions;
+use crate::kernel::{self, BindMode, CallError, ModeChoice, Monotonic, PortPolicy};
+use crate::ledger::{Family, Ledger, Names, PortRange, Protocol, Source, Sources, socket_address};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Whether ports below 1024, which the system keeps for its own services, may be leased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrivilegedPorts {
+    /// A range that holds one is an error.
+    #[default]
+    Refuse,
+    /// They are ports like all others. Binding them needs `CAP_NET_BIND_SERVICE`, and only
+    /// explicit binding reaches them.
+    Lease,
+}
+
+/// The first port that needs no privilege, unless the system says otherwise (ip(7)).
+const UNPRIVILEGED_FIRST: u16 = 1024;
+
+/// A pool in the making: sources, ports, and how to use them.
+///
+/// ```
+/// # fn main() -> Result<(), portlease::Error> {
+/// use portlease::{ModeChoice, Pool, PortRange};
+/// use std::time::Duration;
+///
+/// let pool = Pool::builder()
+///     .sources("127.0.0.2, 127.0.0.8-127.0.0.15, 127.1.0.0/28:2048-4095")
+///     .ports(PortRange::new(1024, 65535).unwrap())
+///     .bind_mode(ModeChoice::ByPort)
+///     .min_rest(Duration::from_millis(500))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "`build` makes the pool"]
+pub struct PoolBuilder {
+    texts: Vec<String>,
+    sources: Vec<Source>,
+    ports: Option<PortRange>,
+    mode: ModeChoice,
+    rest_min: Duration,
+    privileged: PrivilegedPorts,
+    options: SourceOptions,
+    options_of: Vec<(IpAddr, SourceOptions)>,
+    seed: Option<[u8; 32]>,
+    names: Names,
+}
+
+impl PoolBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            texts: Vec::new(),
+            sources: Vec::new(),
+            ports: None,
+            mode: ModeChoice::ByPort,
+            rest_min: Duration::ZERO,
+            privileged: PrivilegedPorts::default(),
+            options: SourceOptions::default(),
+            options_of: Vec::new(),
+            seed: None,
+            names: Names::None,
+        }
+    }
+
+    /// Adds source addresses, [as people write them](Sources#as-text):
+    /// `"10.0.0.2, 10.0.0.8-10.0.0.15, 10.1.0.0/28:2048-4095, [2001:db8::7]:5000-5999"`.
+    ///
+    /// A text that cannot be understood is an error of [`PoolBuilder::build`].
+    pub fn sources(mut self, text: impl Into<String>) -> Self {
+        self.texts.push(text.into());
+        self
+    }
+
+    /// Adds one source address.
+    pub fn add_source(mut self, source: Source) -> Self {
+        self.sources.push(source);
+        self
+    }
+
+    /// The ports of all sources that do not name their own. Without it, those that the kernel
+    /// itself chooses from: `net.ipv4.ip_local_port_range`.
+    pub fn ports(mut self, range: PortRange) -> Self {
+        self.ports = Some(range);
+        self
+    }
+
+    /// How sockets are bound; by default it follows from the port.
+    pub fn bind_mode(mut self, mode: ModeChoice) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The least time that a four-tuple rests after its connection was closed, in whole
+    /// milliseconds, rounded up: for a firewall or NAT on the way that remembers longer than the
+    /// kernel does.
+    pub fn min_rest(mut self, rest: Duration) -> Self {
+        self.rest_min = rest;
+        self
+    }
+
+    /// Whether ports below 1024 may be leased.
+    pub fn privileged_ports(mut self, privileged: PrivilegedPorts) -> Self {
+        self.privileged = privileged;
+        self
+    }
+
+    /// The socket options of all sources that have none of their own.
+    pub fn options(mut self, options: SourceOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The socket options of one source address.
+    pub fn options_of(mut self, source: IpAddr, options: SourceOptions) -> Self {
+        self.options_of.push((source.to_canonical(), options));
+        self
+    }
+
+    /// The seed of all random choices, for runs that can be repeated: a thread then chooses the
+    /// same ports each time. Without it the kernel gives one. Who knows the seed can guess ports.
+    pub fn seed(mut self, seed: [u8; 32]) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Leases can be turned into plain values ([`Lease::into_id`](crate::Lease::into_id)). That
+    /// keeps a generation for each lease, 4 bytes for each port of a busy destination.
+    pub fn lease_ids(mut self) -> Self {
+        self.names = Names::Kept;
+        self
+    }
+
+    /// Builds the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sources`] for a text that cannot be understood; [`Error::Config`] for no source at
+    /// all, an address that is not local, or ports that are privileged or cannot be bound in the
+    /// mode that was asked for; [`Error::Unsupported`] for a mode that this kernel does not have;
+    /// [`Error::Os`] where the kernel refuses something else.
+    pub fn build(self) -> Result<Pool, Error> {
+        let policy = PortPolicy::read().map_err(|error| os("read", error))?;
+        if self.mode == ModeChoice::Late && !policy.late {
+            return Err(Error::Unsupported { capability: "IP_LOCAL_PORT_RANGE", since: "6.3" });
+        }
+        let sources = self.all_sources(&policy)?;
+        let options: Vec<_> = sources.iter().map(|source| self.options_for(source)).collect();
+        for (source, options) in sources.iter().zip(&options) {
+            self.check_ports(source)?;
+            check_address(source, options, &policy)?;
+        }
+        let random = || kernel::random_seed().map_err(|error| os("getrandom", error));
+        let id = u64::from_ne_bytes(std::array::from_fn({
+            let bytes = random()?;
+            move |index| bytes[index]
+        }));
+        let seed = Seed::new(id, self.seed.map_or_else(random, Ok)?);
+        let pool = Pool::from_inner(Inner {
+            ledger: Ledger::new(&sources, self.names, seed.hash_key())?,
+            clock: Monotonic,
+            seed,
+            process: kernel::Watch::new().map_err(|error| os("mmap", error))?,
+            id,
+            sources,
+            options,
+            host: Host::new(self.mode, &policy)?,
+            names: self.names,
+            rest_min_ms: self
+                .rest_min
+                .as_nanos()
+                .div_ceil(1_000_000)
+                .try_into()
+                .unwrap_or(u64::MAX),
+            watch: Watch::default(),
+        });
+        pool.refresh()?;
+        Ok(pool)
+    }
+
+    /// Each address once, with all of its ports that can be bound in the mode asked for.
+    fn all_sources(&self, policy: &PortPolicy) -> Result<Vec<Source>, Error> {
+        let mut all = Vec::new();
+        for text in &self.texts {
+            all.extend(text.parse::<Sources>()?);
+        }
+        all.extend(self.sources.iter().cloned());
+        let mut all: Vec<_> = all.into_iter().collect::<Sources>().into_iter().collect();
+        if all.is_empty() {
+            return Err(config("no source address: name some with PoolBuilder::sources"));
+        }
+        let (first, last) = (*policy.local_range.start(), *policy.local_range.end());
+        let ports = self.ports.or(PortRange::new(first, last)).ok_or_else(|| {
+            config("net.ipv4.ip_local_port_range is empty: name ports with PoolBuilder::ports")
+        })?;
+        for source in &mut all {
+            if source.ports.is_empty() {
+                source.ports.push(ports);
+            }
+            if self.mode == ModeChoice::Late {
+                source.ports = late(source, policy)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn options_for(&self, source: &Source) -> SourceOptions {
+        let own = self.options_of.iter().rev().find(|(address, _)| *address == source.address);
+        own.map_or(&self.options, |(_, own)| own).clone()
+    }
+
+    fn check_ports(&self, source: &Source) -> Result<(), Error> {
+        let low = source.ports.iter().find(|range| range.first() < UNPRIVILEGED_FIRST);
+        match (low, self.privileged) {
+            (Some(range), PrivilegedPorts::Refuse) => Err(config(format!(
+                "source {}: ports {range} begin below {UNPRIVILEGED_FIRST}: start at \
+                 {UNPRIVILEGED_FIRST}, or allow them with PoolBuilder::privileged_ports",
+                source.address
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The ports of `source` that can be late-bound.
+fn late(source: &Source, policy: &PortPolicy) -> Result<Vec<PortRange>, Error> {
+    let is_late = |port: &u16| policy.mode_of(ModeChoice::Late, Protocol::Tcp, *port).is_some();
+    let mut ranges: Vec<PortRange> = Vec::new();
+    for range in &source.ports {
+        for port in (range.first()..=range.last()).filter(is_late) {
+            let first = match ranges.last() {
+                Some(last) if last.last() + 1 == port => last.first(),
+                _ => port,
+            };
+            if first < port {
+                ranges.pop();
+            }
+            ranges.extend(PortRange::new(first, port));
+        }
+    }
+    if ranges.is_empty() {
+        return Err(config(format!(
+            "source {}: none of its ports can be late-bound: they must lie in \
+             net.ipv4.ip_local_port_range ({}-{}) and outside ip_local_reserved_ports",
+            source.address,
+            policy.local_range.start(),
+            policy.local_range.end()
+        )));
+    }
+    Ok(ranges)
+}
+
+/// Binds a socket to the address, without a port where the kernel knows how.
+fn check_address(
+    source: &Source,
+    options: &SourceOptions,
+    policy: &PortPolicy,
+) -> Result<(), Error> {
+    let address = socket_address(source.address, 0, source.scope);
+    let mode = if policy.late { BindMode::Late } else { BindMode::Explicit };
+    let socket = kernel::stream_socket(Family::of(source.address), false)
+        .map_err(|error| os("socket", error))?;
+    kernel::bind(&socket, address, mode, options).map_err(|CallError { call, error }| {
+        match error.kind() {
+            io::ErrorKind::AddrNotAvailable => config(format!(
+                "source {}: no address of this host: add it to an interface, or set \
+                 SourceOptions::freebind",
+                source.address
+            )),
+            _ => Error::Os { call, source_address: Some(address), destination: None, error },
+        }
+    })
+}
+
+fn config(problem: impl Into<String>) -> Error {
+    Error::Config { problem: problem.into() }
+}
+
+fn os(call: &'static str, error: io::Error) -> Error {
+    Error::Os { call, source_address: None, destination: None, error }
+}

@@ -1,0 +1,262 @@
+//! What all handles of one pool share.
+
+use super::host::Host;
+use super::random::{Seed, Stream};
+use super::watch::Watch;
+use crate::error::{Error, Exhausted};
+use crate::kernel::{self, BindMode, Call, CallError, Monotonic, SourceOptions};
+use crate::kernel::{Tcp, Verdict};
+use crate::ledger::{
+    Census, Claim, Clock, Destination, Family, From, Ledger, Names, Protocol, Slot, Source,
+    SourcePort, Then, canonical,
+};
+use socket2::{SockRef, Socket};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+/// How long a four-tuple or a port rests that turned out to be held by a socket that is not ours.
+/// Its holder may keep it for microseconds or for days: one try in a second finds out soon, and
+/// costs a thousandth of a processor for each hundred ports that stay held.
+const FOREIGN_REST_MS: u64 = 1_000;
+
+/// How long an address rests that could not be bound: it was taken from the interface, or IPv6
+/// still looks for a duplicate of it (RFC 4862 section 5.4), which takes about a second.
+const ADDRESS_REST_MS: u64 = 5_000;
+
+pub(super) struct Inner {
+    pub(super) ledger: Ledger,
+    pub(super) clock: Monotonic,
+    pub(super) seed: Seed,
+    pub(super) process: kernel::Watch,
+    /// Random, so that a lease id of another pool is told from one of ours.
+    pub(super) id: u64,
+    /// In the ledger's order, with all ranges filled in.
+    pub(super) sources: Vec<Source>,
+    /// One for each source.
+    pub(super) options: Vec<SourceOptions>,
+    pub(super) host: Host,
+    pub(super) names: Names,
+    pub(super) rest_min_ms: u64,
+    pub(super) watch: Watch,
+}
+
+impl Inner {
+    /// One load: whether this is the process that built the pool.
+    #[inline]
+    pub(super) fn check_process(&self) -> Result<(), Error> {
+        if self.process.forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    // ---- acquire --------------------------------------------------------------------------
+
+    #[inline]
+    pub(super) fn acquire(&self, to: &Destination, from: From) -> Result<Claim, Error> {
+        self.acquire_by(|random| self.ledger.acquire(to, from, &self.clock, random))
+    }
+
+    /// Runs `acquire`, a look into the ledger, with the thread's random numbers.
+    #[inline]
+    pub(super) fn acquire_by(
+        &self,
+        acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
+    ) -> Result<Claim, Error> {
+        self.check_process()?;
+        let claim = self.seed.with(|random| {
+            if random.has_chore() {
+                self.ledger.tidy(&self.clock, random);
+            }
+            acquire(random)
+        });
+        match claim {
+            Err(Error::Exhausted(counts)) if counts.excluded > 0 => {
+                self.look_again(counts, acquire)
+            }
+            _ => claim,
+        }
+    }
+
+    /// Looks whether those who kept ports from us still do, and if not tries once more.
+    #[cold]
+    fn look_again(
+        &self,
+        exhausted: Exhausted,
+        acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
+    ) -> Result<Claim, Error> {
+        match self.watch.refresh_if_old(self) {
+            Ok(true) => self.seed.with(acquire),
+            // Nothing came free, or the kernel does not tell.
+            Ok(false) | Err(_) => Err(exhausted.into()),
+        }
+    }
+
+    /// The source with `address`, as far as it can dial `to`.
+    pub(super) fn source_at(&self, address: IpAddr, to: &Destination) -> Result<From, Error> {
+        let address = address.to_canonical();
+        if Family::of(address) != to.family() {
+            return Err(Error::NoSource { destination: *to });
+        }
+        (0..)
+            .zip(&self.sources)
+            .find(|(_, source)| source.address == address)
+            .map(|(index, _)| From::Source(index))
+            .ok_or(Error::NotOurs { source_address: SocketAddr::new(address, 0) })
+    }
+
+    // ---- use ------------------------------------------------------------------------------
+
+    pub(super) fn source_port(&self, family: Family, slot: Slot) -> SourcePort {
+        self.ledger.source_port(family, slot)
+    }
+
+    pub(super) fn mode_of(&self, protocol: Protocol, port: u16) -> BindMode {
+        self.host.mode_of(protocol, port)
+    }
+
+    pub(super) fn options_of(&self, at: &SourcePort) -> &SourceOptions {
+        &self.options[at.source as usize]
+    }
+
+    pub(super) fn bind(
+        &self,
+        socket: &Socket,
+        protocol: Protocol,
+        at: &SourcePort,
+    ) -> Result<(), CallError> {
+        let mode = self.mode_of(protocol, at.port);
+        kernel::bind(socket, at.socket_address(), mode, self.options_of(at))
+    }
+
+    /// As [`Inner::bind`], for a socket of the caller's.
+    pub(super) fn bind_theirs(
+        &self,
+        socket: BorrowedFd<'_>,
+        to: &Destination,
+        at: &SourcePort,
+    ) -> Result<(), Error> {
+        self.bind(&SockRef::from(&socket), to.protocol(), at).map_err(
+            |CallError { call, error }| {
+                let source_address = Some(at.socket_address());
+                Error::Os { call, source_address, destination: Some(to.address()), error }
+            },
+        )
+    }
+
+    /// The claim to what a connected socket holds already.
+    pub(super) fn adopt(&self, socket: BorrowedFd<'_>) -> Result<(Claim, Destination), Error> {
+        let (source_address, peer) =
+            kernel::ends(socket).map_err(|CallError { call, error }| Error::Os {
+                call,
+                source_address: None,
+                destination: None,
+                error,
+            })?;
+        let destination = Destination::new(Protocol::Tcp, peer);
+        let slot = self.slot_of(source_address).ok_or(Error::NotOurs { source_address })?;
+        let claim = self
+            .watch
+            .take_imported(destination, slot)
+            .or_else(|| self.ledger.acquire_exactly(&destination, slot, &self.clock))
+            .ok_or(Error::Taken { source_address, destination })?;
+        Ok((claim, destination))
+    }
+
+    // ---- give back ------------------------------------------------------------------------
+
+    /// Gives back a four-tuple whose socket is closed. In a child of fork nothing happens: the
+    /// lease is its parent's.
+    #[inline]
+    pub(super) fn release(&self, to: &Destination, claim: Claim, then: Then) {
+        if self.check_process().is_ok() {
+            self.ledger.release(to, claim, then);
+        }
+    }
+
+    /// What becomes of a four-tuple whose connection was closed.
+    pub(super) fn then(&self, to: &Destination, slot: Slot, tcp: Tcp) -> Then {
+        let port = self.source_port(to.family(), slot).port;
+        self.rest(self.host.rest_ms(to, port, tcp, self.rest_min_ms))
+    }
+
+    fn rest(&self, rest_ms: u64) -> Then {
+        match rest_ms {
+            0 => Then::Free,
+            _ => Then::RestUntilMs(self.clock.now_ms().saturating_add(rest_ms)),
+        }
+    }
+
+    /// What `error` of `call` means for whoever used the lease of `slot`, after its socket was
+    /// closed: what has to rest for all is withheld, and what the four-tuple itself has to do is
+    /// returned.
+    pub(super) fn judge(
+        &self,
+        to: &Destination,
+        slot: Slot,
+        call: Call,
+        error: &io::Error,
+    ) -> (Verdict, Then) {
+        let at = self.source_port(to.family(), slot);
+        let mode = self.mode_of(to.protocol(), at.port);
+        let verdict = match error.raw_os_error() {
+            Some(errno) => kernel::verdict(call, errno, mode),
+            None => Verdict::GiveUp,
+        };
+        let then = match verdict {
+            Verdict::TryAnother | Verdict::RestTuple => self.rest(FOREIGN_REST_MS),
+            Verdict::RestPort => {
+                self.leave_alone(to.family(), slot);
+                // A listener keeps its port for longer; where the kernel does not tell of it,
+                // the port is met again in a second.
+                let _ = self.watch.refresh_if_old(self);
+                Then::Free
+            }
+            Verdict::RestAddress => {
+                let until_ms = self.clock.now_ms() + ADDRESS_REST_MS;
+                for slot in self.ledger.slots_of(at.source) {
+                    self.ledger.exclude_until(to.family(), Slot(slot), until_ms);
+                }
+                Then::Free
+            }
+            Verdict::GiveUp => self.rest(self.rest_min_ms),
+        };
+        (verdict, then)
+    }
+
+    /// Withholds a port that a socket of somebody else holds, for a while.
+    pub(super) fn leave_alone(&self, family: Family, slot: Slot) {
+        self.ledger.exclude_until(family, slot, self.clock.now_ms() + FOREIGN_REST_MS);
+    }
+
+    // ---- what there is --------------------------------------------------------------------
+
+    pub(super) fn census_of(&self, to: &Destination) -> Result<Census, Error> {
+        self.check_process()?;
+        Ok(self.ledger.census_of(to, &self.clock))
+    }
+
+    /// The slot of a source address and port, if it is ours.
+    pub(super) fn slot_of(&self, source: SocketAddr) -> Option<Slot> {
+        let (ip, scope) = match canonical(source) {
+            SocketAddr::V4(v4) => (IpAddr::V4(*v4.ip()), 0),
+            SocketAddr::V6(v6) => (IpAddr::V6(*v6.ip()), v6.scope_id()),
+        };
+        self.ledger.slot(ip, scope, source.port())
+    }
+}
+
+/// Refuses a destination that names no host or no port: the kernel would put another in its place
+/// (ip(7)), and the ledger would not know.
+#[inline]
+pub(super) fn destination(protocol: Protocol, address: SocketAddr) -> Result<Destination, Error> {
+    let destination = Destination::new(protocol, address);
+    let address = destination.address();
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(no_destination(address));
+    }
+    Ok(destination)
+}
+
+#[cold]
+fn no_destination(address: SocketAddr) -> Error {
+    Error::Config { problem: format!("destination {address}: it takes a host and a port above 0") }
+}

@@ -1,0 +1,283 @@
+//! The right to one four-tuple.
+
+use super::handle::Handle;
+use super::inner::Inner;
+use crate::error::Error;
+use crate::kernel::{self, BindMode, Call, ClosedFirst, Tcp, Verdict};
+use crate::ledger::{Claim, ClaimId, Destination, FourTuple, From, SourcePort, Then};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// The right to use one four-tuple until it is released.
+///
+/// A lease says nothing to the kernel: bind a socket with [`Lease::bind`] and connect it, and
+/// keep the lease as long as the socket lives. **Close the socket before the lease is dropped**
+/// or released; [`LeasedStream`](crate::LeasedStream) does so by itself.
+///
+/// A dropped lease rests as long as the kernel might need the four-tuple in the worst case;
+/// [`Lease::release_after`] knows better where the caller knows who closed first.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use portlease::{Pool, Protocol};
+/// use socket2::{Domain, Socket, Type};
+///
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let destination = listener.local_addr()?;
+/// let pool = Pool::builder().sources("127.0.0.2").build()?;
+/// let lease = pool.acquire(Protocol::Tcp, destination)?;
+///
+/// let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+/// lease.bind(&socket)?;
+/// socket.connect(&destination.into())?;
+///
+/// drop(socket);
+/// lease.release_after(portlease::ClosedFirst::Us);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a lease that is not kept is released at once"]
+pub struct Lease<'a> {
+    /// `None` once it is given back.
+    claim: Option<Claim>,
+    home: Home<'a>,
+}
+
+/// Where a lease comes from and goes back to.
+#[derive(Clone)]
+pub(super) enum Home<'a> {
+    Pool(&'a Arc<Inner>, Destination),
+    OwnPool(Arc<Inner>, Destination),
+    Handle(&'a Arc<Handle>),
+    OwnHandle(Arc<Handle>),
+}
+
+impl Home<'_> {
+    #[inline]
+    pub(super) fn inner(&self) -> &Inner {
+        match self {
+            Self::Pool(inner, _) => inner,
+            Self::OwnPool(inner, _) => inner,
+            Self::Handle(handle) => handle.inner(),
+            Self::OwnHandle(handle) => handle.inner(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn destination(&self) -> &Destination {
+        match self {
+            Self::Pool(_, destination) | Self::OwnPool(_, destination) => destination,
+            Self::Handle(handle) => handle.destination(),
+            Self::OwnHandle(handle) => handle.destination(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn acquire(&self, from: From) -> Result<Claim, Error> {
+        match self {
+            Self::Pool(inner, destination) => inner.acquire(destination, from),
+            Self::OwnPool(inner, destination) => inner.acquire(destination, from),
+            Self::Handle(handle) => handle.acquire(from),
+            Self::OwnHandle(handle) => handle.acquire(from),
+        }
+    }
+
+    /// The same, keeping pool and handle alive by itself.
+    fn to_owned(&self) -> Home<'static> {
+        match self {
+            Self::Pool(inner, destination) => Home::OwnPool(Arc::clone(inner), *destination),
+            Self::OwnPool(inner, destination) => Home::OwnPool(Arc::clone(inner), *destination),
+            Self::Handle(handle) => Home::OwnHandle(Arc::clone(handle)),
+            Self::OwnHandle(handle) => Home::OwnHandle(Arc::clone(handle)),
+        }
+    }
+}
+
+const HAS_CLAIM: &str = "a lease that is not given back has its claim";
+
+/// What [`Lease::report`] makes of an error.
+#[derive(Debug)]
+pub struct Reported<'a> {
+    /// What the error means.
+    pub verdict: Verdict,
+    /// The lease for the next try, with a new socket. `None` where another source cannot help:
+    /// the error is the caller's.
+    pub next: Option<Lease<'a>>,
+}
+
+impl<'a> Lease<'a> {
+    #[inline]
+    pub(super) fn acquire(home: Home<'a>, from: From) -> Result<Self, Error> {
+        let claim = home.acquire(from)?;
+        Ok(Self::new(claim, home))
+    }
+
+    #[inline]
+    pub(super) fn new(claim: Claim, home: Home<'a>) -> Self {
+        Self { claim: Some(claim), home }
+    }
+
+    /// The source address and port that the lease is for.
+    pub fn source(&self) -> SocketAddr {
+        self.source_port().socket_address()
+    }
+
+    /// The destination that the lease is for.
+    pub fn destination(&self) -> Destination {
+        *self.home.destination()
+    }
+
+    /// Both ends.
+    pub fn four_tuple(&self) -> FourTuple {
+        FourTuple { source: self.source(), destination: self.destination() }
+    }
+
+    /// How [`Lease::bind`] binds now: it follows from the port and the host's settings.
+    pub fn mode(&self) -> BindMode {
+        self.inner().mode_of(self.home.destination().protocol(), self.source_port().port)
+    }
+
+    /// Binds `socket`, which is new, to the source, with all options that this needs.
+    ///
+    /// A late-bound socket gets its port while it connects.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with the kernel's answer: hand it to [`Lease::report`].
+    pub fn bind(&self, socket: &impl AsFd) -> Result<(), Error> {
+        self.inner().check_process()?;
+        self.inner().bind_theirs(socket.as_fd(), self.home.destination(), &self.source_port())
+    }
+
+    /// Tells the pool that `call` failed for a socket that was bound by this lease, and that the
+    /// socket is closed; returns what that means and the lease for the next try.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pool::acquire`](crate::Pool::acquire), where another try is called for and
+    /// there is nothing to try.
+    pub fn report(self, call: Call, error: &io::Error) -> Result<Reported<'a>, Error> {
+        self.inner().check_process()?;
+        let home = self.home.clone();
+        let verdict = self.settle(call, error);
+        let next = match verdict {
+            Verdict::GiveUp => None,
+            _ => Some(Lease::acquire(home, From::AnySource)?),
+        };
+        Ok(Reported { verdict, next })
+    }
+
+    /// Gives the four-tuple back as if no socket had used it: the next acquire may have it.
+    #[inline]
+    pub fn release(mut self) {
+        self.give_back(Then::Free);
+    }
+
+    /// Gives the four-tuple back after its socket was closed; `closed` says by whom first, and it
+    /// rests as long as the kernel needs after that, or the pool's own minimum if that is longer.
+    pub fn release_after(mut self, closed: ClosedFirst) {
+        let tcp = self.inner().host.closed(closed);
+        self.give_back_after(tcp);
+    }
+
+    /// Asks the kernel who closed first, closes `socket`, and gives the four-tuple back.
+    pub fn close(mut self, socket: impl Into<OwnedFd>) {
+        let socket = socket.into();
+        let known = kernel::closed_first(socket.as_fd());
+        drop(socket);
+        let tcp = known.unwrap_or_else(|_| self.inner().host.closed(ClosedFirst::Unknown));
+        self.give_back_after(tcp);
+    }
+
+    /// Takes the lease apart from the lifetime of the pool: it keeps the pool alive instead.
+    pub fn into_owned(mut self) -> Lease<'static> {
+        let (claim, home) = (self.claim.take(), self.home.to_owned());
+        Lease { claim, home }
+    }
+
+    /// Turns the lease into a plain value, for where an object cannot be kept. It lives on until
+    /// that value is given to [`Pool::release_id`](crate::Pool::release_id).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where the pool was built without
+    /// [`PoolBuilder::lease_ids`](crate::PoolBuilder::lease_ids); the lease is released then.
+    pub fn into_id(mut self) -> Result<LeaseId, Error> {
+        self.inner().check_process()?;
+        self.inner().check_ids()?;
+        let (pool, destination) = (self.inner().id, self.destination());
+        let claim = self.claim.take().expect(HAS_CLAIM);
+        Ok(LeaseId { pool, destination, claim: self.inner().ledger.name(&destination, claim) })
+    }
+
+    /// Gives the four-tuple back as the kernel's answer asks for.
+    pub(super) fn settle(mut self, call: Call, error: &io::Error) -> Verdict {
+        let slot = self.claim().slot;
+        let (verdict, then) = self.inner().judge(self.home.destination(), slot, call, error);
+        self.give_back(then);
+        verdict
+    }
+
+    pub(super) fn source_port(&self) -> SourcePort {
+        self.inner().source_port(self.home.destination().family(), self.claim().slot)
+    }
+
+    #[inline]
+    pub(super) fn inner(&self) -> &Inner {
+        self.home.inner()
+    }
+
+    fn claim(&self) -> &Claim {
+        self.claim.as_ref().expect(HAS_CLAIM)
+    }
+
+    fn give_back_after(&mut self, tcp: Tcp) {
+        // A child of fork touches nothing of its parent's pool.
+        if self.inner().check_process().is_ok() {
+            let then = self.inner().then(self.home.destination(), self.claim().slot, tcp);
+            self.give_back(then);
+        }
+    }
+
+    #[inline]
+    fn give_back(&mut self, then: Then) {
+        if let Some(claim) = self.claim.take() {
+            self.inner().release(self.home.destination(), claim, then);
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.claim.is_some() {
+            let tcp = self.inner().host.closed(ClosedFirst::Unknown);
+            self.give_back_after(tcp);
+        }
+    }
+}
+
+impl fmt::Debug for Lease<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(&format_args!("{}", self.four_tuple())).finish()
+    }
+}
+
+/// A lease as a plain value: it can be copied, kept anywhere, and be out of date, which is an
+/// error and harms nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseId {
+    pub(super) pool: u64,
+    pub(super) destination: Destination,
+    pub(super) claim: ClaimId,
+}
+
+impl LeaseId {
+    /// The destination that the lease is for.
+    pub fn destination(&self) -> Destination {
+        self.destination
+    }
+}

@@ -1,0 +1,126 @@
+//! One function for each socket option that `socket2` lacks or that differs by family.
+
+use socket2::{Domain, SockFilter, Socket, Type};
+use std::io;
+use std::mem::size_of;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+/// What the sockets of one source need beyond a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Bind to an address that is not (yet) local; no privilege.
+    pub freebind: bool,
+    /// Bind to a foreign address; needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+    pub transparent: bool,
+    /// The interface that traffic leaves through.
+    pub device: Option<String>,
+    /// The mark for routing and firewall rules; needs `CAP_NET_ADMIN` (or `CAP_NET_RAW`, 5.17).
+    pub mark: Option<u32>,
+}
+
+impl SourceOptions {
+    /// Sets the options on a socket that is not bound; the error names the option.
+    pub(super) fn apply(
+        &self,
+        socket: &Socket,
+        source: SocketAddr,
+    ) -> Result<(), super::CallError> {
+        let named = |call| move |error| super::CallError { call, error };
+        if self.freebind {
+            set_freebind(socket, source).map_err(named("setsockopt(IP_FREEBIND)"))?;
+        }
+        if self.transparent {
+            set_transparent(socket, source).map_err(named("setsockopt(IP_TRANSPARENT)"))?;
+        }
+        if let Some(device) = &self.device {
+            // SO_BINDTODEVICE, socket(7): since 5.7 without privilege on an unbound socket.
+            socket
+                .bind_device(Some(device.as_bytes()))
+                .map_err(named("setsockopt(SO_BINDTODEVICE)"))?;
+        }
+        if let Some(mark) = self.mark {
+            // SO_MARK, socket(7): since 2.6.25.
+            socket.set_mark(mark).map_err(named("setsockopt(SO_MARK)"))?;
+        }
+        Ok(())
+    }
+}
+
+/// `IP_FREEBIND`, ip(7), 2.4; `IPV6_FREEBIND`, 4.15.
+fn set_freebind(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+    match source {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
+    }
+}
+
+/// `IP_TRANSPARENT`, ip(7), 2.6.24; `IPV6_TRANSPARENT`, ipv6(7), 2.6.37.
+fn set_transparent(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+    match source {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => set(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, &1i32),
+    }
+}
+
+/// `IP_BIND_ADDRESS_NO_PORT`, ip(7), 4.2: `bind` takes the address and leaves the port to
+/// `connect`. Of level `SOL_IP` on IPv6 sockets too.
+pub(super) fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1i32)
+}
+
+/// `IP_LOCAL_PORT_RANGE`, ip(7), 6.3, of one port. Of level `SOL_IP` on IPv6 sockets too. Silently
+/// without effect where the port is outside `ip_local_port_range`.
+pub(super) fn set_local_port(socket: &Socket, port: u16) -> io::Result<()> {
+    let range = u32::from(port) | u32::from(port) << 16;
+    set(socket, libc::SOL_IP, IP_LOCAL_PORT_RANGE, &range)
+}
+
+/// Whether this kernel has [`set_local_port`]'s option: 6.3 and later answer anything but
+/// `ENOPROTOOPT`.
+pub(super) fn has_local_port_range() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    match set_local_port(&socket, 40000) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this kernel lets a socket bind to an address that is not local.
+pub(super) fn has_freebind() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    match socket.set_freebind_v4(true) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `SO_ATTACH_FILTER`, socket(7), 2.2: a classic BPF program that keeps no byte of any packet.
+pub(super) fn attach_drop_all(socket: &Socket) -> io::Result<()> {
+    let keep_nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    socket.attach_filter(&[keep_nothing])
+}
+
+/// `SO_DETACH_FILTER`, socket(7), 2.2.
+pub(super) fn detach_filter(socket: &Socket) -> io::Result<()> {
+    socket.detach_filter()
+}
+
+/// `uapi/linux/in.h`.
+const IP_LOCAL_PORT_RANGE: i32 = 51;
+
+fn set<T>(socket: &Socket, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, a live plain integer that is only read.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,4 @@
+//! Real sockets in namespaces of their own.
+
+mod binding;
+mod resting;
