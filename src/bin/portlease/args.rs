@@ -1,0 +1,173 @@
+//! What the command line says.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use portlease::PortRange;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Source ports, leased per destination.
+#[derive(Parser)]
+#[command(name = "portlease", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Open more connections to one address and port than there are port numbers.
+    ///
+    /// Without options: 65,537 connections from loopback sources to a target that storm starts
+    /// itself. They are opened one at a time, held, counted at both ends and reset, so that
+    /// nothing stays behind. Latency is that of one dial: lease, socket, bind, connect.
+    ///
+    /// Exit status: 0 all that was asked for was opened; 1 it was not; 2 it cannot be, told
+    /// before the first connection; 128 + N ended by signal N.
+    Storm(StormArgs),
+    /// Dials for a storm; started by it.
+    #[command(hide = true)]
+    StormWorker(WorkerArgs),
+    /// Accepts for a storm; started by it.
+    #[command(hide = true)]
+    StormTarget(TargetArgs),
+    /// Tries a network namespace for a storm; started by it.
+    #[command(hide = true)]
+    StormRehearsal(RehearsalArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StormArgs {
+    /// The target, address:port; storm starts one of its own on loopback if there is none
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: Option<SocketAddr>,
+    /// Source addresses, as "10.0.0.2, 10.0.0.8-10.0.0.15:2048-4095" [default: as many loopback
+    /// addresses as it takes]
+    #[arg(long, value_name = "SET")]
+    pub(crate) sources: Option<String>,
+    /// Connections to open [default: 65537; with --compare, all that sources and ports give]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) connections: Option<u64>,
+    /// Ports of each source that has no range of its own in --sources, as "1024-65535"
+    /// [default: what -n takes and 1 % more; the kernel's range with --by kernel or
+    /// --mode late; 1024-65535
+    /// with --compare; 10000-12000 with --churn]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
+    pub(crate) ports: Option<PortRange>,
+    /// Who chooses the source port
+    #[arg(long, value_enum, default_value_t = By::Portlease, conflicts_with = "compare")]
+    pub(crate) by: By,
+    /// How portlease binds
+    #[arg(long, value_enum, default_value_t = Mode::ByPort)]
+    pub(crate) mode: Mode,
+    /// Both in turn, and the ratio; in a network namespace of its own where it needs other
+    /// sysctls
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// Connect and close in a loop, closing first, for --seconds or -n connections
+    #[arg(long)]
+    pub(crate) churn: bool,
+    /// How long to churn
+    #[arg(long, value_name = "S", default_value_t = 5, requires = "churn",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
+    /// Give up when a run has taken so many seconds
+    #[arg(long, value_name = "S", default_value_t = 600,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct WorkerArgs {
+    #[arg(long)]
+    pub(crate) parent: u32,
+}
+
+#[derive(Args)]
+pub(crate) struct TargetArgs {
+    #[arg(long)]
+    pub(crate) parent: u32,
+    /// Connections to hold before accepting no more; none: close each when its peer has.
+    #[arg(long)]
+    pub(crate) hold: Option<usize>,
+}
+
+#[derive(Args)]
+pub(crate) struct RehearsalArgs {
+    #[arg(long, value_parser = port_range)]
+    pub(crate) ports: PortRange,
+}
+
+/// Who chooses the source port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum By {
+    /// A lease from portlease.
+    Portlease,
+    /// The kernel, at its best: IP_BIND_ADDRESS_NO_PORT and port 0.
+    Kernel,
+}
+
+/// How portlease binds a leased port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Late inside ip_local_port_range, explicit elsewhere.
+    ByPort,
+    /// SO_REUSEADDR and bind(address, port).
+    Explicit,
+    /// IP_BIND_ADDRESS_NO_PORT and a range of one port; inside ip_local_port_range only.
+    Late,
+}
+
+impl By {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Portlease => "portlease",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+impl Mode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ByPort => "by-port",
+            Self::Explicit => "explicit",
+            Self::Late => "late",
+        }
+    }
+}
+
+fn port_range(text: &str) -> Result<PortRange, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| {
+        text.trim()
+            .parse::<u16>()
+            .map_err(|_| format!("'{text}' is no port; write a range as 1024-65535"))
+    };
+    PortRange::new(port(first)?, port(last)?)
+        .ok_or_else(|| "a range goes from a port above 0 to one that is not lower".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn port_ranges_are_inclusive_and_never_empty() {
+        assert_eq!(port_range("1024-65535").unwrap().count(), 64_512);
+        assert_eq!(port_range("7").unwrap().count(), 1);
+        for bad in ["", "0-9", "9-8", "1-65536", "a-b", "1-2-3"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
+    }
+}
