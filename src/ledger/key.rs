@@ -1,13 +1,12 @@
 //! A destination as the table stores it: 8 bytes for IPv4, 24 for IPv6, exact.
 
-use super::{Destination, Family, Protocol};
+use super::{Destination, Protocol};
 use crate::ledger::tuple::socket_address;
 use siphasher::sip::SipHasher13;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A destination of one family. The low byte of [`Key::tail`] is the table's: always zero here.
 pub(super) trait Key: Copy + Send + Sync + 'static {
-    const FAMILY: Family;
     /// What an empty entry holds; no destination is equal to it.
     const EMPTY: Self;
 
@@ -40,7 +39,6 @@ fn protocol(tail: u64) -> Protocol {
 }
 
 impl Key for Key4 {
-    const FAMILY: Family = Family::V4;
     const EMPTY: Self = Self(0);
 
     fn of(to: &Destination) -> Self {
@@ -74,7 +72,6 @@ impl Key for Key4 {
 }
 
 impl Key for Key6 {
-    const FAMILY: Family = Family::V6;
     const EMPTY: Self = Self { head: [0; 2], tail: 0 };
 
     fn of(to: &Destination) -> Self {

@@ -35,10 +35,6 @@ where
 }
 
 impl<T: Ord + Copy> RestQueue<T> {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// When the first entry is due, in milliseconds.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.first().map(|(_, due)| self.base_ms + u64::from(due))
@@ -184,7 +180,7 @@ mod tests {
                     last = due;
                 }
                 prop_assert!(model.iter().all(|e| e.0 > now));
-                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.len, model.len());
             }
         }
     }
@@ -212,6 +208,6 @@ mod tests {
         assert_eq!(queue.pop_due(day_ms * 90), Some(2));
         assert_eq!(queue.pop_due(day_ms * 90), Some(3));
         assert_eq!(queue.pop_due(day_ms * 90), Some(4));
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.len, 0);
     }
 }
