@@ -294,16 +294,17 @@ fn churning_counts_and_stops() {
 
 #[test]
 fn churning_beats_the_kernel_where_ports_are_few() {
-    let output = storm("--churn --compare --seconds 1 --json");
+    let output = storm("--churn --compare --seconds 50 -n 3000 --json");
     if had_no_namespace("churning_beats_the_kernel_where_ports_are_few", &output) {
         return;
     }
     assert_status(&output, 0);
     let both = json(&output);
-    // The kernel uses each of the 2,001 ports once, and then they are all in TIME_WAIT.
-    assert_eq!(both["kernel"]["capacity"], 2001);
-    assert!(both["kernel"]["opened"].as_u64().is_some_and(|opened| opened <= 2001), "{both}");
-    assert_eq!(both["portlease"]["failed"], 0, "{both}");
+    assert_run(&both["portlease"], 3000, 3000);
+    // The kernel uses each of the 2,001 ports once, and then nearly all are in TIME_WAIT.
+    let kernel = &both["kernel"];
+    assert_eq!((&kernel["capacity"], &kernel["requested"]), (&2001.into(), &3000.into()));
+    assert!(kernel["failed"].as_u64().is_some_and(|failed| failed > 500), "{kernel}");
     assert!(both["ratio"].as_f64().is_some(), "{both}");
 }
 

@@ -73,7 +73,7 @@ impl Share {
         }
         let mine = (lines - self.class).div_ceil(1 << self.classes_log2);
         let at = scale(draw, mine * LINE_SLOTS);
-        let line = (at / LINE_SLOTS << self.classes_log2) + self.class;
+        let line = ((at / LINE_SLOTS) << self.classes_log2) + self.class;
         line * LINE_SLOTS + at % LINE_SLOTS
     }
 }
@@ -82,7 +82,7 @@ impl Share {
 /// an Interval", 2019, without the rejection: the bias is at most n / 2^32).
 #[inline]
 pub(super) fn scale(draw: u32, n: u32) -> u32 {
-    (u64::from(draw) * u64::from(n) >> 32) as u32
+    ((u64::from(draw) * u64::from(n)) >> 32) as u32
 }
 
 #[cfg(all(test, not(loom)))]

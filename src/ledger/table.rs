@@ -236,7 +236,7 @@ impl<K: Key, const N: usize> Table<K, N> {
 /// The bucket where a destination is looked for first; even over any number of buckets.
 #[inline]
 pub(super) fn home_of(hash: u64, buckets: u32) -> u32 {
-    (u64::from(hash as u32) * u64::from(buckets) >> 32) as u32
+    ((u64::from(hash as u32) * u64::from(buckets)) >> 32) as u32
 }
 
 #[inline]
