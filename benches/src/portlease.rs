@@ -4,7 +4,7 @@ use crate::allocator::{Pool, Ports};
 use crate::dial::Dialer;
 use crate::memory;
 use crate::space::{Space, destination};
-use portlease::{Closed, DestinationHandle, Error, Lease, LeasedStream, Protocol};
+use portlease::{ClosedFirst, DestinationHandle, Error, Lease, LeasedStream, Protocol};
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddrV4, TcpStream};
@@ -115,7 +115,7 @@ pub fn rest(destinations: u32, each: u32) -> Resting {
     }
     let leased_bytes_each = bytes_each();
     for lease in leases.drain(..) {
-        lease.release_after(Closed::ByPeer);
+        lease.release_after(ClosedFirst::Peer);
     }
     Resting { leased_bytes_each, resting_bytes_each: bytes_each() }
 }

@@ -53,7 +53,10 @@ impl DestinationHandle {
     /// built the pool.
     #[inline]
     pub fn acquire(&self) -> Result<Lease<'_>, Error> {
-        Lease::acquire(Home::Handle(&self.handle), From::AnySource)
+        match self.handle.inner.try_acquire(self.handle.pin()) {
+            Some(claim) => Ok(Lease::new(claim, Home::Handle(&self.handle))),
+            None => Lease::acquire(Home::Handle(&self.handle), From::AnySource),
+        }
     }
 
     /// As [`Pool::connect`](crate::Pool::connect).

@@ -7,7 +7,7 @@ use crate::error::{Error, Exhausted};
 use crate::kernel::{self, BindMode, Call, CallError, Monotonic, SourceOptions};
 use crate::kernel::{Tcp, Verdict};
 use crate::ledger::{
-    Census, Claim, Clock, Destination, Family, From, Ledger, Names, Protocol, Slot, Source,
+    Census, Claim, Clock, Destination, Family, From, Ledger, Names, Pin, Protocol, Slot, Source,
     SourcePort, Then, canonical,
 };
 use socket2::{SockRef, Socket};
@@ -53,6 +53,20 @@ impl Inner {
     #[inline]
     pub(super) fn acquire(&self, to: &Destination, from: From) -> Result<Claim, Error> {
         self.acquire_by(|random| self.ledger.acquire(to, from, &self.clock, random))
+    }
+
+    /// As [`Ledger::try_acquire_pinned`]; `None` also in a child of fork.
+    #[inline]
+    pub(super) fn try_acquire(&self, pin: &Pin) -> Option<Claim> {
+        if self.process.forked() {
+            return None;
+        }
+        self.seed.with(|random| {
+            if random.has_chore() {
+                self.ledger.tidy(&self.clock, random);
+            }
+            self.ledger.try_acquire_pinned(pin, &self.clock, random)
+        })
     }
 
     /// Runs `acquire`, a look into the ledger, with the thread's random numbers.
@@ -212,9 +226,8 @@ impl Inner {
             }
             Verdict::RestAddress => {
                 let until_ms = self.clock.now_ms() + ADDRESS_REST_MS;
-                for slot in self.ledger.slots_of(at.source) {
-                    self.ledger.exclude_until(to.family(), Slot(slot), until_ms);
-                }
+                let slots = self.ledger.slots_of(at.source);
+                self.ledger.exclude_until(to.family(), slots, until_ms);
                 Then::Free
             }
             Verdict::GiveUp => self.rest(self.rest_min_ms),
@@ -224,7 +237,8 @@ impl Inner {
 
     /// Withholds a port that a socket of somebody else holds, for a while.
     pub(super) fn leave_alone(&self, family: Family, slot: Slot) {
-        self.ledger.exclude_until(family, slot, self.clock.now_ms() + FOREIGN_REST_MS);
+        let until_ms = self.clock.now_ms() + FOREIGN_REST_MS;
+        self.ledger.exclude_until(family, slot.0..slot.0 + 1, until_ms);
     }
 
     // ---- what there is --------------------------------------------------------------------

@@ -109,7 +109,7 @@ pub struct Reported<'a> {
 }
 
 impl<'a> Lease<'a> {
-    #[inline]
+    #[inline(never)]
     pub(super) fn acquire(home: Home<'a>, from: From) -> Result<Self, Error> {
         let claim = home.acquire(from)?;
         Ok(Self::new(claim, home))
@@ -215,14 +215,14 @@ impl<'a> Lease<'a> {
 
     /// Gives the four-tuple back as the kernel's answer asks for.
     pub(super) fn settle(mut self, call: Call, error: &io::Error) -> Verdict {
-        let slot = self.claim().slot;
+        let slot = self.claim().slot();
         let (verdict, then) = self.inner().judge(self.home.destination(), slot, call, error);
         self.give_back(then);
         verdict
     }
 
     pub(super) fn source_port(&self) -> SourcePort {
-        self.inner().source_port(self.home.destination().family(), self.claim().slot)
+        self.inner().source_port(self.home.destination().family(), self.claim().slot())
     }
 
     #[inline]
@@ -237,7 +237,7 @@ impl<'a> Lease<'a> {
     fn give_back_after(&mut self, tcp: Tcp) {
         // A child of fork touches nothing of its parent's pool.
         if self.inner().check_process().is_ok() {
-            let then = self.inner().then(self.home.destination(), self.claim().slot, tcp);
+            let then = self.inner().then(self.home.destination(), self.claim().slot(), tcp);
             self.give_back(then);
         }
     }

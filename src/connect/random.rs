@@ -14,14 +14,14 @@ pub(super) struct Seed {
     streams: AtomicU64,
 }
 
-/// The streams that a thread keeps at once; a thread that goes round more pools than these opens
-/// a new stream at each turn, which costs it some hundred nanoseconds and nobody a repetition.
+/// The streams that a thread keeps at once, each in the place that its pool's number gives it. A
+/// thread that goes round pools which share a place opens a new stream at each turn, which costs
+/// it some hundred nanoseconds and nobody a repetition.
 const STREAMS_MAX: usize = 4;
 
 struct Streams {
     pools: [Option<u64>; STREAMS_MAX],
     streams: [Option<Stream>; STREAMS_MAX],
-    replace_next: usize,
 }
 
 /// One thread's numbers for one pool.
@@ -64,7 +64,6 @@ thread_local! {
         RefCell::new(Streams {
             pools: [None; STREAMS_MAX],
             streams: [const { None }; STREAMS_MAX],
-            replace_next: 0,
         })
     };
 }
@@ -85,34 +84,29 @@ impl Seed {
     #[inline]
     pub(super) fn with<R>(&self, draw: impl FnOnce(&mut Stream) -> R) -> R {
         STREAMS.with_borrow_mut(|streams| {
-            if streams.pools[0] == Some(self.pool) {
-                if let Some(stream) = &mut streams.streams[0] {
-                    return draw(stream);
-                }
+            let at = self.pool as usize % STREAMS_MAX;
+            if streams.pools[at] != Some(self.pool) {
+                self.open(streams);
             }
-            draw(self.find_or_open(streams))
+            match &mut streams.streams[at] {
+                Some(stream) => draw(stream),
+                None => unreachable!("a place with a pool has its stream"),
+            }
         })
     }
 
     #[cold]
-    fn find_or_open<'s>(&self, streams: &'s mut Streams) -> &'s mut Stream {
-        let known = streams.pools.iter().position(|pool| *pool == Some(self.pool));
-        let at = known.unwrap_or_else(|| {
-            let at = streams.replace_next;
-            streams.replace_next = (at + 1) % STREAMS_MAX;
-            streams.pools[at] = Some(self.pool);
-            streams.streams[at] = None;
-            at
+    #[inline(never)]
+    fn open(&self, streams: &mut Streams) {
+        let at = self.pool as usize % STREAMS_MAX;
+        // Relaxed: only that no two threads get the same number matters.
+        let number = self.streams.fetch_add(1, Ordering::Relaxed);
+        streams.pools[at] = Some(self.pool);
+        streams.streams[at] = Some(Stream {
+            numbers: self.numbers(number),
+            lane: number as u32,
+            until_chore: ACQUIRES_A_CHORE,
         });
-        streams.streams[at].get_or_insert_with(|| {
-            // Relaxed: only that no two threads get the same number matters.
-            let number = self.streams.fetch_add(1, Ordering::Relaxed);
-            Stream {
-                numbers: self.numbers(number),
-                lane: number as u32,
-                until_chore: ACQUIRES_A_CHORE,
-            }
-        })
     }
 
     fn numbers(&self, stream: u64) -> ChaCha8Rng {

@@ -107,7 +107,7 @@ impl LeasedPort {
                 Ok(claim) => claim,
                 Err(exhausted) => break Err(exhausted),
             };
-            let slot = claim.slot;
+            let slot = claim.slot();
             // In this order: from here on no new lease can come between.
             inner.ledger.exclude(family, slot, 1, Why::Held);
             inner.ledger.release(&anyone, claim, Then::Free);

@@ -152,7 +152,7 @@ fn held_by_the_kernel(inner: &Inner) -> Result<Vec<(Destination, Slot, State)>, 
 }
 
 fn give_back(inner: &Inner, to: &Destination, claim: Claim, closed: ClosedFirst) {
-    let then = inner.then(to, claim.slot, inner.host.closed(closed));
+    let then = inner.then(to, claim.slot(), inner.host.closed(closed));
     inner.release(to, claim, then);
 }
 

@@ -24,6 +24,9 @@ pub(super) const LINE_SLOTS: u32 = WORDS as u32 * 64;
 /// Random slots that an acquire looks at first: one of them is free with probability
 /// 1 - occupancy^4, and the choice among all free slots is then even.
 const LOOKS: usize = 4;
+/// An odd multiplier with well mixed bits (Steele and Vigna, "Computationally easy, spectrally
+/// good multipliers", 2021).
+const STIR: u64 = 0xd134_2543_de82_ef95;
 /// Times that the words of four random slots are searched before the marks are followed.
 const ROUNDS: usize = 2;
 /// Resting slots that one acquire brings back at most, unless it would fail otherwise.
@@ -195,9 +198,9 @@ impl Field {
         if self.verdict.stands() {
             return None;
         }
-        let draws = [random.next_u64(), random.next_u64()];
-        let share = self.presence.share(random.lane(), draws[0] as u32, self.lines);
-        let [a, b, c, d] = self.looks(draws, share);
+        let draw = random.next_u64();
+        let share = self.presence.share(random.lane(), draw as u32, self.lines);
+        let [a, b, c, d] = self.looks(draw, share);
         let body = self.body();
         if !self.is_marked(a / LINE_SLOTS) {
             // Without a branch: which of them is free is a coin's choice.
@@ -206,33 +209,43 @@ impl Field {
             let slot = if free_c { c } else { d };
             let slot = if free_b { b } else { slot };
             let slot = if free_a { a } else { slot };
-            if (free_a | free_b | free_c | free_d)
-                && body.claim(slot)
-                && let Some(won) = self.lease(slot)
-            {
-                return Some(won);
+            if free_a | free_b | free_c | free_d {
+                if let Some(won) = self.claim(slot) {
+                    return Some(won);
+                }
             }
         }
-        self.search(clock, random, draws, share)
+        self.search(clock, random, draw, share)
     }
 
-    /// The slots that an acquire looks at first.
+    /// The slots that an acquire looks at first: two from each half of `draw`, the second pair
+    /// stirred, for what it sees of the same draw it must not see in the same place.
     #[inline]
-    fn looks(&self, draws: [u64; 2], share: Share) -> [u32; LOOKS] {
-        let [a, b] = draws;
-        [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
+    fn looks(&self, draw: u64, share: Share) -> [u32; LOOKS] {
+        let stirred = (draw ^ draw >> 32).wrapping_mul(STIR);
+        [draw as u32, (draw >> 32) as u32, (stirred >> 32) as u32, (stirred ^ draw) as u32]
             .map(|draw| share.slot(draw, self.capacity, self.lines))
     }
 
-    /// Turns a claimed bit into a lease, unless the slot has been excluded meanwhile.
+    /// Leases `slot`, unless somebody else has it or it has been excluded.
     #[inline]
-    fn lease(&self, slot: u32) -> Option<Won> {
-        if self.exclusions.blocks(slot) {
-            self.give_back(slot);
+    fn claim(&self, slot: u32) -> Option<Won> {
+        if !self.body().claim(slot) {
             return None;
+        }
+        if self.exclusions.blocks(slot) {
+            return self.refuse(slot);
         }
         let stamp = self.body().slots.get(slot as usize).map_or(Stamp::NONE, SlotWord::begin);
         Some(Won { slot, stamp })
+    }
+
+    /// Gives back what turned out to be excluded.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, slot: u32) -> Option<Won> {
+        self.give_back(slot);
+        None
     }
 
     /// The way of an acquire whose random looks met no free slot.
@@ -242,22 +255,19 @@ impl Field {
         &self,
         clock: &impl Clock,
         random: &mut impl Random,
-        draws: [u64; 2],
+        draw: u64,
         share: Share,
     ) -> Option<Won> {
-        let mut looks = self.looks(draws, share);
+        let mut looks = self.looks(draw, share);
         let start = looks[0] / LINE_SLOTS;
         // Where most lines are full, looking at random is in vain.
         if !looks.iter().all(|slot| self.is_marked(slot / LINE_SLOTS)) {
             for _ in 0..ROUNDS {
                 let slot = self.body().choose(&looks, random);
-                if let Some(slot) = slot
-                    && self.body().claim(slot)
-                    && let Some(won) = self.lease(slot)
-                {
+                if let Some(won) = slot.and_then(|slot| self.claim(slot)) {
                     return Some(won);
                 }
-                looks = self.looks([random.next_u64(), random.next_u64()], share);
+                looks = self.looks(random.next_u64(), share);
             }
         }
         let mut line = start;
@@ -309,9 +319,7 @@ impl Field {
             let bits = free[w as usize];
             let bit = nth_one(bits, scale((draw >> 32) as u32, bits.count_ones()));
             let slot = line * LINE_SLOTS + w * 64 + bit;
-            if body.claim(slot)
-                && let Some(won) = self.lease(slot)
-            {
+            if let Some(won) = self.claim(slot) {
                 if open.is_power_of_two() && bits.is_power_of_two() {
                     self.mark_if_full(line);
                 }
@@ -359,11 +367,10 @@ impl Field {
                 continue;
             }
             slot += free.trailing_zeros();
-            if slot < slots.end
-                && body.claim(slot)
-                && let Some(won) = self.lease(slot)
-            {
-                return Some(won);
+            if slot < slots.end {
+                if let Some(won) = self.claim(slot) {
+                    return Some(won);
+                }
             }
             slot += 1;
         }
@@ -372,10 +379,7 @@ impl Field {
 
     /// Leases exactly `slot`, if it is free.
     pub(super) fn acquire_exactly(&self, slot: u32) -> Option<Won> {
-        if !self.body().claim(slot) {
-            return None;
-        }
-        self.lease(slot)
+        self.claim(slot)
     }
 
     // ---- release ------------------------------------------------------------------------
@@ -483,6 +487,8 @@ impl Field {
     }
 
     /// Brings back up to `batch` slots that have rested enough; returns how many.
+    #[cold]
+    #[inline(never)]
     pub(super) fn wake(&self, clock: &impl Clock, batch: usize) -> usize {
         // Relaxed: as in `acquire`.
         let due_ms = self.next_due_ms.load(Ordering::Relaxed);
@@ -495,9 +501,8 @@ impl Field {
         }
         let mut queue = self.rest.lock();
         let mut woken = 0;
-        while woken < batch
-            && let Some(slot) = queue.pop_due(now_ms)
-        {
+        while woken < batch {
+            let Some(slot) = queue.pop_due(now_ms) else { break };
             self.resting.fetch_sub(1, Ordering::Relaxed);
             self.give_back(slot);
             woken += 1;

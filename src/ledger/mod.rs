@@ -68,23 +68,27 @@ pub struct Census {
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Claim {
-    pub(crate) slot: Slot,
-    stamp: Stamp,
+    /// Slot and stamp, in one word: a processor forwards it whole to whoever moves the claim.
+    packed: u64,
     /// `None`: the destination was small when the claim was made.
     field: Option<FieldRef>,
 }
 
 impl Claim {
-    fn in_table(Won { slot, stamp }: Won) -> Self {
-        Self { slot: Slot(slot), stamp, field: None }
+    #[inline]
+    fn new(Won { slot, stamp }: Won, field: Option<FieldRef>) -> Self {
+        Self { packed: u64::from(slot) << 32 | u64::from(stamp.raw()), field }
     }
 
-    fn in_field(Won { slot, stamp }: Won, field: FieldRef) -> Self {
-        Self { slot: Slot(slot), stamp, field: Some(field) }
-    }
-
+    #[inline]
     fn won(&self) -> Won {
-        Won { slot: self.slot.0, stamp: self.stamp }
+        Won { slot: (self.packed >> 32) as u32, stamp: Stamp::from_raw(self.packed as u32) }
+    }
+
+    /// The slot of the four-tuple's source.
+    #[inline]
+    pub(crate) fn slot(&self) -> Slot {
+        Slot(self.won().slot)
     }
 }
 
@@ -301,26 +305,21 @@ impl Ledger {
         pin.field.get().unpin();
     }
 
-    /// As [`Ledger::acquire`], without the look-up.
+    /// As [`Ledger::acquire`] from any source, without the look-up. `None`: nothing is free, or
+    /// nearly so; [`Ledger::acquire_pinned`] knows.
     #[inline]
-    pub(crate) fn acquire_pinned(
+    pub(crate) fn try_acquire_pinned(
         &self,
         pin: &Pin,
-        from: From,
         clock: &impl Clock,
         random: &mut impl Random,
-    ) -> Result<Claim, Error> {
-        if from == From::AnySource
-            && let Some(won) = pin.field.get().acquire(clock, random)
-        {
-            return Ok(Claim::in_field(won, pin.field));
-        }
-        self.acquire_pinned_slowly(pin, from, clock, random)
+    ) -> Option<Claim> {
+        let won = pin.field.get().acquire(clock, random)?;
+        Some(Claim::new(won, Some(pin.field)))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn acquire_pinned_slowly(
+    /// As [`Ledger::acquire`], without the look-up.
+    pub(crate) fn acquire_pinned(
         &self,
         pin: &Pin,
         from: From,
@@ -384,8 +383,8 @@ impl Ledger {
     }
 
     /// [`Ledger::exclude`] for [`Why::Foreign`] that ends by itself when the clock shows `until_ms`.
-    pub(crate) fn exclude_until(&self, family: Family, slot: Slot, until_ms: u64) {
-        side!(self, family, side => side.exclude_until(slot.0, until_ms), else ());
+    pub(crate) fn exclude_until(&self, family: Family, slots: Range<u32>, until_ms: u64) {
+        side!(self, family, side => side.exclude_until(slots, until_ms), else ());
     }
 
     /// Whether any of `count` slots from `first` is leased or rests, towards any destination.
@@ -400,6 +399,8 @@ impl Ledger {
     }
 
     /// Does a little of what can wait: called now and then, by whoever calls often.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn tidy(&self, clock: &impl Clock, random: &mut impl Random) {
         let shard = random.next_u64() as u32;
         side!(self, Family::V4, side => side.tidy(shard, clock), else ());

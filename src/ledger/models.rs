@@ -98,7 +98,7 @@ mod loom {
             let (first, second) = other.join().unwrap();
             if second.is_err() {
                 let third = acquire(&ledger, &pin, 0).expect("the released port is found");
-                assert_ne!(first.slot, third.slot);
+                assert_ne!(first.slot(), third.slot());
                 ledger.release(&to(), third, Then::Free);
             }
             for claim in [Some(first), second.ok()].into_iter().flatten() {
@@ -142,7 +142,7 @@ mod loom {
             ledger.release(&to(), held, Then::Free);
             let mine = ledger.acquire_exactly(&to(), Slot(64), &Noon);
             let theirs = other.join().unwrap();
-            assert!(mine.as_ref().is_none_or(|mine| mine.slot != theirs.slot));
+            assert!(mine.as_ref().is_none_or(|mine| mine.slot() != theirs.slot()));
             mine.into_iter().chain([theirs]).for_each(|claim| {
                 ledger.release(&to(), claim, Then::Free);
             });
@@ -169,7 +169,7 @@ mod loom {
             let second = ledger.acquire(&to(), From::AnySource, &Noon, &mut Fixed(0)).unwrap();
             ledger.release(&to(), small, Then::Free);
             let third = other.join().unwrap();
-            assert_ne!(second.slot, third.slot);
+            assert_ne!(second.slot(), third.slot());
             ledger.release(&to(), second, Then::Free);
             ledger.release(&to(), third, Then::Free);
             assert_all_free(&ledger, 3);

@@ -227,7 +227,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let Some(at) = at else {
             inner.table.insert(hash, key, Value::One(won), &self.hasher);
             self.note_table(hash, inner);
-            return Claim::in_table(won);
+            return Claim::new(won, None);
         };
         let index = match inner.table.value(at) {
             Value::Small(index) => index as usize,
@@ -241,9 +241,9 @@ impl<K: Key, const N: usize> Side<K, N> {
         let small = &mut inner.smalls[index];
         small.put(won);
         if small.len() > self.small_max {
-            return Claim::in_field(won, self.make_field(inner, key, hash, own));
+            return Claim::new(won, Some(self.make_field(inner, key, hash, own)));
         }
-        Claim::in_table(won)
+        Claim::new(won, None)
     }
 
     #[inline]
@@ -261,7 +261,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             }
             Some(window) => field.get().acquire_within(window, clock, random)?,
         };
-        Ok(Claim::in_field(won, field))
+        Ok(Claim::new(won, Some(field)))
     }
 
     /// The way of an acquire through a pin that cannot have just any slot.
@@ -310,7 +310,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             let field = inner.fields[index as usize].field;
             field.get().wake(clock, usize::MAX);
             let won = field.get().acquire_exactly(slot)?;
-            return Some(Claim::in_field(won, field));
+            return Some(Claim::new(won, Some(field)));
         }
         if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, own, slot) {
             return None;
@@ -394,7 +394,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     pub(super) fn name(&self, to: &Destination, claim: Claim) -> ClaimId {
         assert_eq!(self.names, Names::Kept, "a ledger that keeps no names gives none");
         let destination_hash = K::of(to).hash(&self.hasher);
-        ClaimId { destination_hash, slot: claim.slot, stamp: claim.won().stamp.raw() }
+        ClaimId { destination_hash, slot: claim.slot(), stamp: claim.won().stamp.raw() }
     }
 
     pub(super) fn is_live(&self, id: ClaimId) -> bool {
@@ -486,9 +486,8 @@ impl<K: Key, const N: usize> Side<K, N> {
             return 0;
         }
         let mut woken = 0;
-        while woken < batch
-            && let Some((hash_low, slot)) = inner.rest.pop_due(now_ms)
-        {
+        while woken < batch {
+            let Some((hash_low, slot)) = inner.rest.pop_due(now_ms) else { break };
             woken += 1;
             let full_hash = hash & !u64::from(u32::MAX) | u64::from(hash_low);
             let resting = |stamp: Option<Stamp>| stamp.filter(|stamp| stamp.is_resting());
@@ -624,31 +623,49 @@ impl<K: Key, const N: usize> Side<K, N> {
     pub(super) fn exclude(&self, slots: Range<u32>, why: Why) {
         let mut changed = Vec::new();
         self.exclusions.add(slots, why, |slot| changed.push(slot));
-        self.each_field(|_, field| changed.iter().for_each(|&slot| field.exclude(slot)));
+        self.take_from_fields(&changed);
+    }
+
+    /// Tells every field of slots that are newly excluded.
+    fn take_from_fields(&self, slots: &[u32]) {
+        if !slots.is_empty() {
+            self.each_field(|_, field| slots.iter().for_each(|&slot| field.exclude(slot)));
+        }
     }
 
     pub(super) fn include(&self, slots: Range<u32>, why: Why) {
         let mut changed = Vec::new();
         self.exclusions.remove(slots, why, |slot| changed.push(slot));
+        self.free_in_fields(&changed);
+    }
+
+    /// Tells every field of slots that are excluded no more.
+    fn free_in_fields(&self, slots: &[u32]) {
+        if slots.is_empty() {
+            return;
+        }
         self.each_field(|key, field| {
             let own = self.own_slot(&key.destination());
-            for &slot in changed.iter().filter(|&&slot| own != Some(slot)) {
-                field.include(slot);
-            }
+            slots.iter().filter(|&&slot| own != Some(slot)).for_each(|&slot| field.include(slot));
         });
     }
 
-    pub(super) fn exclude_until(&self, slot: u32, until_ms: u64) {
+    pub(super) fn exclude_until(&self, slots: Range<u32>, until_ms: u64) {
+        let mut changed = Vec::new();
         {
             let mut foreign = self.foreign.lock();
-            let last = foreign.until_ms.entry(slot).or_insert(0);
-            *last = until_ms.max(*last);
-            foreign.queue.push(until_ms, slot);
+            for slot in slots.clone() {
+                let last = foreign.until_ms.entry(slot).or_insert(0);
+                *last = until_ms.max(*last);
+                foreign.queue.push(until_ms, slot);
+            }
+            // Under the lock, or the end could come before the beginning.
+            self.exclusions.add(slots, Why::Foreign, |slot| changed.push(slot));
             // Relaxed: written under the lock; a reader that misses it is told by its next look.
             let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
             self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
         }
-        self.exclude(slot..slot + 1, Why::Foreign);
+        self.take_from_fields(&changed);
     }
 
     /// Ends what of [`Side::exclude_until`] is due; whether there was any.
@@ -662,22 +679,22 @@ impl<K: Key, const N: usize> Side<K, N> {
         if due_ms > now_ms {
             return false;
         }
-        let mut ended = Vec::new();
+        let mut changed = Vec::new();
+        let mut ended = false;
         {
             let mut foreign = self.foreign.lock();
             while let Some(slot) = foreign.queue.pop_due(now_ms) {
                 if foreign.until_ms.get(&slot).is_some_and(|&until_ms| until_ms <= now_ms) {
                     foreign.until_ms.remove(&slot);
-                    ended.push(slot);
+                    ended = true;
+                    self.exclusions.remove(slot..slot + 1, Why::Foreign, |slot| changed.push(slot));
                 }
             }
             let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
             self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
         }
-        for &slot in &ended {
-            self.include(slot..slot + 1, Why::Foreign);
-        }
-        !ended.is_empty()
+        self.free_in_fields(&changed);
+        ended
     }
 
     fn each_field(&self, mut visit: impl FnMut(K, &Field)) {
