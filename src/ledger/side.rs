@@ -93,6 +93,14 @@ struct Foreign {
     until_ms: BTreeMap<u32, u64>,
 }
 
+/// Heads of fields that are in no table.
+#[derive(Debug, Default)]
+struct Spare {
+    heads: Vec<FieldRef>,
+    /// How many heads there are in all.
+    made: usize,
+}
+
 /// All destinations of one family.
 #[derive(Debug)]
 pub(super) struct Side<K: Key, const N: usize> {
@@ -103,8 +111,7 @@ pub(super) struct Side<K: Key, const N: usize> {
     exclusions: Arc<Exclusions>,
     hasher: SipHasher13,
     shards: Box<[Shard<K, N>]>,
-    /// Heads of fields that are in no table.
-    spare: Mutex<Vec<FieldRef>>,
+    spare: Mutex<Spare>,
     foreign: Mutex<Foreign>,
     /// When the first of `foreign` ends; `u64::MAX`: never.
     foreign_due_ms: AtomicU64,
@@ -136,7 +143,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             layout,
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
             shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
-            spare: Mutex::new(Vec::new()),
+            spare: Mutex::new(Spare::default()),
             foreign: Mutex::new(Foreign::default()),
             foreign_due_ms: AtomicU64::new(u64::MAX),
         }
@@ -528,10 +535,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             }
             None => {}
         }
-        let spare = self.spare.lock().pop();
-        let field = spare.unwrap_or_else(|| {
-            FieldRef::new(Field::new(Arc::clone(&self.exclusions), self.capacity()))
-        });
+        let field = self.spare_field();
         let base = inner.generation;
         field.get().furnish(self.names, own, held.iter().copied(), base);
         let mut resting: Vec<u32> =
@@ -554,6 +558,18 @@ impl<K: Key, const N: usize> Side<K, N> {
         field
     }
 
+    fn spare_field(&self) -> FieldRef {
+        let mut spare = self.spare.lock();
+        if let Some(field) = spare.heads.pop() {
+            return field;
+        }
+        // Room for all of them now, so that none of them needs memory when it retires.
+        spare.made += 1;
+        let room = spare.made - spare.heads.len();
+        spare.heads.reserve(room);
+        FieldRef::new(Field::new(Arc::clone(&self.exclusions), self.capacity()))
+    }
+
     pub(super) fn pin(&self, to: &Destination) -> FieldRef {
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
@@ -570,24 +586,16 @@ impl<K: Key, const N: usize> Side<K, N> {
         let Some(mut inner) = self.shards[shard as usize].inner.try_lock() else { return };
         let hash = u64::from(shard) << 32;
         self.wake(&mut inner, hash, clock, WAKE_BATCH);
-        let mut idle = Vec::new();
-        for (index, busy) in &mut inner.fields {
+        for (_, busy) in &inner.fields {
             busy.field.get().wake(clock, WAKE_BATCH);
-            let is_idle = busy.field.get().is_idle();
-            if is_idle && busy.was_idle {
-                idle.push(index);
-            }
-            busy.was_idle = is_idle;
         }
-        for index in idle {
-            let Busy { key, field, .. } = inner.fields.remove(index);
-            let hash = key.hash(&self.hasher);
-            let at = inner.table.find(hash, &key).expect("a field hangs in the table");
-            inner.table.remove(at, hash, &self.hasher);
-            self.note_table(hash, &inner);
-            inner.generation = inner.generation.max(field.get().generation_max());
-            field.get().strip();
-            self.spare.lock().push(field);
+        let idle_twice =
+            |(_, busy): &(usize, &Busy<K>)| busy.was_idle && busy.field.get().is_idle();
+        while let Some((index, _)) = inner.fields.iter().find(idle_twice) {
+            self.retire(&mut inner, index);
+        }
+        for (_, busy) in &mut inner.fields {
+            busy.was_idle = busy.field.get().is_idle();
         }
         if inner.smalls.is_empty() && inner.smalls.capacity() > 0 {
             inner.smalls = Slab::new();
@@ -595,6 +603,18 @@ impl<K: Key, const N: usize> Side<K, N> {
         if inner.fields.is_empty() && inner.fields.capacity() > 0 {
             inner.fields = Slab::new();
         }
+    }
+
+    /// Takes the field out of the table and keeps its head.
+    fn retire(&self, inner: &mut Inner<K, N>, index: usize) {
+        let Busy { key, field, .. } = inner.fields.remove(index);
+        let hash = key.hash(&self.hasher);
+        let at = inner.table.find(hash, &key).expect("a field hangs in the table");
+        inner.table.remove(at, hash, &self.hasher);
+        self.note_table(hash, inner);
+        inner.generation = inner.generation.max(field.get().generation_max());
+        field.get().strip();
+        self.spare.lock().heads.push(field);
     }
 
     // ---- announcing ---------------------------------------------------------------------
@@ -812,7 +832,7 @@ impl<K: Key, const N: usize> Drop for Side<K, N> {
             let inner = shard.inner.lock();
             inner.fields.iter().map(|(_, busy)| busy.field).collect::<Vec<_>>()
         });
-        for field in hanging.chain(self.spare.lock().drain(..)) {
+        for field in hanging.chain(self.spare.lock().heads.drain(..)) {
             // SAFETY: made by `Box::leak`; in exactly one of the two places; no claim or pin
             // outlives the ledger.
             drop(unsafe { Box::from_raw(field.0.as_ptr()) });
