@@ -1,0 +1,91 @@
+//! The counts of one destination and of all.
+
+use super::{Inner, Side};
+use crate::ledger::field::{Full, Won};
+use crate::ledger::key::Key;
+use crate::ledger::table::Value;
+use crate::ledger::{Clock, Destination};
+use std::ops::Range;
+
+impl<K: Key, const N: usize> Side<K, N> {
+    /// Free slots and the other counts of one destination.
+    pub(in crate::ledger) fn census_of(&self, to: &Destination, clock: &impl Clock) -> (u32, Full) {
+        self.end_foreign(clock);
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        self.wake(&mut inner, hash, clock, usize::MAX);
+        let value = inner.table.find(hash, &key).map(|at| inner.table.value(at));
+        self.census_of_value(&inner, value, to, clock)
+    }
+
+    /// Calls `count` with each destination's free slots and other counts.
+    pub(in crate::ledger) fn census(&self, clock: &impl Clock, mut count: impl FnMut(u32, Full)) {
+        self.end_foreign(clock);
+        for (shard, number) in self.shards.iter().zip(0u64..) {
+            let mut inner = shard.inner.lock();
+            self.wake(&mut inner, number << 32, clock, usize::MAX);
+            for (key, value) in inner.table.iter() {
+                let to = key.destination();
+                let (free, counts) = self.census_of_value(&inner, Some(value), &to, clock);
+                count(free, counts);
+            }
+        }
+    }
+
+    pub(in crate::ledger) fn census_of_value(
+        &self,
+        inner: &Inner<K, N>,
+        value: Option<Value>,
+        to: &Destination,
+        clock: &impl Clock,
+    ) -> (u32, Full) {
+        if let Some(Value::Field(index)) = value {
+            let field = inner.fields[index as usize].field.get();
+            field.wake(clock, usize::MAX);
+            return field.census();
+        }
+        let hash = K::of(to).hash(&self.hasher);
+        self.small_census(inner, hash, value, &(0..self.capacity()), self.own_slot(to))
+    }
+
+    /// The counts of a small destination within `window`.
+    pub(in crate::ledger) fn small_census(
+        &self,
+        inner: &Inner<K, N>,
+        hash: u64,
+        value: Option<Value>,
+        window: &Range<u32>,
+        own: Option<u32>,
+    ) -> (u32, Full) {
+        let mut counts = Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None };
+        counts.excluded = if window.len() as u32 == self.capacity() {
+            self.exclusions.count()
+        } else {
+            window.clone().filter(|&slot| self.exclusions.blocks(slot)).count() as u32
+        };
+        let own = own.filter(|slot| window.contains(slot) && !self.exclusions.blocks(*slot));
+        counts.excluded += u32::from(own.is_some());
+        let mut take = |won: Won| {
+            if !window.contains(&won.slot) {
+                return;
+            }
+            counts.leased += u32::from(won.stamp.is_leased());
+            counts.resting += u32::from(won.stamp.is_resting());
+            counts.excluded -= u32::from(self.exclusions.blocks(won.slot));
+        };
+        match value {
+            Some(Value::One(won)) => take(won),
+            Some(Value::Small(index)) => inner.smalls[index as usize].iter().for_each(take),
+            _ => {}
+        }
+        if counts.resting > 0 {
+            let (_, next_due_ms) = inner.rest.count_where(|(hash_low, slot)| {
+                hash_low == hash as u32 && !self.is_usable(inner, value, None, slot)
+            });
+            counts.next_due_ms = next_due_ms;
+        }
+        let held = counts.leased + counts.resting + counts.excluded;
+        (window.len() as u32 - held, counts)
+    }
+}

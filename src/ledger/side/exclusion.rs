@@ -1,0 +1,113 @@
+//! What may not be leased towards any destination, told to all fields.
+
+use super::Side;
+use crate::ledger::field::Field;
+use crate::ledger::key::Key;
+use crate::ledger::table::Value;
+use crate::ledger::{Clock, Why};
+use crate::sync::Ordering;
+use std::ops::Range;
+
+impl<K: Key, const N: usize> Side<K, N> {
+    pub(in crate::ledger) fn exclude(&self, slots: Range<u32>, why: Why) {
+        let mut changed = Vec::new();
+        self.exclusions.add(slots, why, |slot| changed.push(slot));
+        self.take_from_fields(&changed);
+    }
+
+    /// Tells every field of slots that are newly excluded.
+    pub(in crate::ledger) fn take_from_fields(&self, slots: &[u32]) {
+        if !slots.is_empty() {
+            self.each_field(|_, field| slots.iter().for_each(|&slot| field.exclude(slot)));
+        }
+    }
+
+    pub(in crate::ledger) fn include(&self, slots: Range<u32>, why: Why) {
+        let mut changed = Vec::new();
+        self.exclusions.remove(slots, why, |slot| changed.push(slot));
+        self.free_in_fields(&changed);
+    }
+
+    /// Tells every field of slots that are excluded no more.
+    pub(in crate::ledger) fn free_in_fields(&self, slots: &[u32]) {
+        if slots.is_empty() {
+            return;
+        }
+        self.each_field(|key, field| {
+            let own = self.own_slot(&key.destination());
+            slots.iter().filter(|&&slot| own != Some(slot)).for_each(|&slot| field.include(slot));
+        });
+    }
+
+    pub(in crate::ledger) fn exclude_until(&self, slots: Range<u32>, until_ms: u64) {
+        let mut changed = Vec::new();
+        {
+            let mut foreign = self.foreign.lock();
+            for slot in slots.clone() {
+                let last = foreign.until_ms.entry(slot).or_insert(0);
+                *last = until_ms.max(*last);
+                foreign.queue.push(until_ms, slot);
+            }
+            // Under the lock, or the end could come before the beginning.
+            self.exclusions.add(slots, Why::Foreign, |slot| changed.push(slot));
+            // Relaxed: written under the lock; a reader that misses it is told by its next look.
+            let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
+            self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
+        }
+        self.take_from_fields(&changed);
+    }
+
+    /// Ends what of [`Side::exclude_until`] is due; whether there was any.
+    pub(in crate::ledger) fn end_foreign(&self, clock: &impl Clock) -> bool {
+        // Relaxed: see `exclude_until`.
+        let due_ms = self.foreign_due_ms.load(Ordering::Relaxed);
+        if due_ms == u64::MAX {
+            return false;
+        }
+        let now_ms = clock.now_ms();
+        if due_ms > now_ms {
+            return false;
+        }
+        let mut changed = Vec::new();
+        let mut ended = false;
+        {
+            let mut foreign = self.foreign.lock();
+            while let Some(slot) = foreign.queue.pop_due(now_ms) {
+                if foreign.until_ms.get(&slot).is_some_and(|&until_ms| until_ms <= now_ms) {
+                    foreign.until_ms.remove(&slot);
+                    ended = true;
+                    self.exclusions.remove(slot..slot + 1, Why::Foreign, |slot| changed.push(slot));
+                }
+            }
+            let due_ms = foreign.queue.next_due_ms().unwrap_or(u64::MAX);
+            self.foreign_due_ms.store(due_ms, Ordering::Relaxed);
+        }
+        self.free_in_fields(&changed);
+        ended
+    }
+
+    pub(in crate::ledger) fn each_field(&self, mut visit: impl FnMut(K, &Field)) {
+        for shard in &self.shards {
+            let inner = shard.inner.lock();
+            inner.fields.iter().for_each(|(_, busy)| visit(busy.key, busy.field.get()));
+        }
+    }
+
+    /// Whether any of `slots` is leased or rests, towards any destination.
+    pub(in crate::ledger) fn in_use(&self, slots: Range<u32>, clock: &impl Clock) -> bool {
+        self.shards.iter().zip(0u64..).any(|(shard, number)| {
+            let mut inner = shard.inner.lock();
+            self.wake(&mut inner, number << 32, clock, usize::MAX);
+            for (_, busy) in &inner.fields {
+                busy.field.get().wake(clock, usize::MAX);
+            }
+            inner.table.iter().any(|(_, value)| match value {
+                Value::One(won) => slots.contains(&won.slot),
+                Value::Small(index) => {
+                    inner.smalls[index as usize].iter().any(|won| slots.contains(&won.slot))
+                }
+                Value::Field(index) => inner.fields[index as usize].field.get().uses(slots.clone()),
+            })
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! How destinations become busy and idle again, and how what rests comes back.
+
+use super::{Busy, FieldRef, Inner, Locked, SHARDS_LOG2, Side, WAKE_BATCH};
+use crate::ledger::field::{Field, Won};
+use crate::ledger::key::Key;
+use crate::ledger::stamp::Stamp;
+use crate::ledger::table::Value;
+use crate::ledger::{Clock, Destination};
+use slab::Slab;
+use std::sync::Arc;
+
+impl<K: Key, const N: usize> Side<K, N> {
+    /// Brings back what is due at the small destinations of one shard; returns how many.
+    /// `hash` is of any destination of the shard.
+    pub(in crate::ledger) fn wake(
+        &self,
+        inner: &mut Inner<K, N>,
+        hash: u64,
+        clock: &impl Clock,
+        batch: usize,
+    ) -> usize {
+        let Some(due_ms) = inner.rest.next_due_ms() else { return 0 };
+        let now_ms = clock.now_ms();
+        if due_ms > now_ms {
+            return 0;
+        }
+        let mut woken = 0;
+        while woken < batch {
+            let Some((hash_low, slot)) = inner.rest.pop_due(now_ms) else { break };
+            woken += 1;
+            let full_hash = hash & !u64::from(u32::MAX) | u64::from(hash_low);
+            let resting = |stamp: Option<Stamp>| stamp.filter(|stamp| stamp.is_resting());
+            let of = |value| match value {
+                Value::One(won) if won.slot == slot => resting(Some(won.stamp)),
+                Value::Small(index) => resting(inner.smalls[index as usize].get(slot)),
+                _ => None,
+            };
+            let found = inner.table.find_hashed(full_hash, |value, key| {
+                of(value).is_some() && key.hash(&self.hasher) as u32 == hash_low
+            });
+            let at = found.expect("what rests at a small destination is in the table");
+            let stamp = of(inner.table.value(at)).expect("it was just found resting");
+            let full_hash = inner.table.key(at).hash(&self.hasher);
+            self.end_small(inner, full_hash, at, Won { slot, stamp }, None);
+        }
+        woken
+    }
+
+    /// The destination's field, made from what it was before if need be.
+    pub(in crate::ledger) fn make_field(
+        &self,
+        inner: &mut Locked<'_, K, N>,
+        key: K,
+        hash: u64,
+        own: Option<u32>,
+    ) -> FieldRef {
+        let found = inner.table.find(hash, &key);
+        let mut held = Vec::new();
+        match found.map(|at| inner.table.value(at)) {
+            Some(Value::Field(index)) => return inner.fields[index as usize].field,
+            Some(Value::One(won)) => held.push(won),
+            Some(Value::Small(index)) => {
+                held.extend(inner.smalls[index as usize].iter());
+                inner.smalls.remove(index as usize);
+            }
+            None => {}
+        }
+        let field = self.spare_field();
+        let base = inner.generation;
+        field.get().furnish(self.names, own, held.iter().copied(), base);
+        let mut resting: Vec<u32> =
+            held.iter().filter(|won| won.stamp.is_resting()).map(|won| won.slot).collect();
+        if !resting.is_empty() {
+            let mine = inner.rest.extract(|(hash_low, slot)| {
+                let at = resting.iter().position(|&one| hash_low == hash as u32 && one == slot);
+                at.map(|at| resting.swap_remove(at)).is_some()
+            });
+            field.get().take_resting(mine.into_iter().map(|(due_ms, (_, slot))| (due_ms, slot)));
+        }
+        let index = inner.fields.insert(Busy { key, field, was_idle: false }) as u32;
+        match found {
+            Some(at) => inner.table.set(at, Value::Field(index)),
+            None => {
+                inner.table.insert(hash, key, Value::Field(index), &self.hasher);
+                self.note_table(hash, inner);
+            }
+        }
+        field
+    }
+
+    pub(in crate::ledger) fn spare_field(&self) -> FieldRef {
+        let mut spare = self.spare.lock();
+        if let Some(field) = spare.heads.pop() {
+            return field;
+        }
+        // Room for all of them now, so that none of them needs memory when it retires.
+        spare.made += 1;
+        let room = spare.made - spare.heads.len();
+        spare.heads.reserve(room);
+        FieldRef::new(Field::new(Arc::clone(&self.exclusions), self.capacity()))
+    }
+
+    pub(in crate::ledger) fn pin(&self, to: &Destination) -> FieldRef {
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        let mut inner = self.shard(hash).inner.lock();
+        let field = self.make_field(&mut inner, key, hash, self.own_slot(to));
+        field.get().pin();
+        field
+    }
+
+    /// Visits one shard: what is due comes back, what is idle goes.
+    pub(in crate::ledger) fn tidy(&self, shard: u32, clock: &impl Clock) {
+        self.end_foreign(clock);
+        let shard = shard & ((1 << SHARDS_LOG2) - 1);
+        let Some(mut inner) = self.shards[shard as usize].inner.try_lock() else { return };
+        let hash = u64::from(shard) << 32;
+        self.wake(&mut inner, hash, clock, WAKE_BATCH);
+        for (_, busy) in &inner.fields {
+            busy.field.get().wake(clock, WAKE_BATCH);
+        }
+        let idle_twice =
+            |(_, busy): &(usize, &Busy<K>)| busy.was_idle && busy.field.get().is_idle();
+        while let Some((index, _)) = inner.fields.iter().find(idle_twice) {
+            self.retire(&mut inner, index);
+        }
+        for (_, busy) in &mut inner.fields {
+            busy.was_idle = busy.field.get().is_idle();
+        }
+        if inner.smalls.is_empty() && inner.smalls.capacity() > 0 {
+            inner.smalls = Slab::new();
+        }
+        if inner.fields.is_empty() && inner.fields.capacity() > 0 {
+            inner.fields = Slab::new();
+        }
+    }
+
+    /// Takes the field out of the table and keeps its head.
+    pub(in crate::ledger) fn retire(&self, inner: &mut Inner<K, N>, index: usize) {
+        let Busy { key, field, .. } = inner.fields.remove(index);
+        let hash = key.hash(&self.hasher);
+        let at = inner.table.find(hash, &key).expect("a field hangs in the table");
+        inner.table.remove(at, hash, &self.hasher);
+        self.note_table(hash, inner);
+        inner.generation = inner.generation.max(field.get().generation_max());
+        field.get().strip();
+        self.spare.lock().heads.push(field);
+    }
+}
