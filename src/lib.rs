@@ -6,8 +6,6 @@ mod kernel;
 mod ledger;
 mod sync;
 mod territory;
-#[cfg(test)]
-mod testing;
 
 pub use connect::{
     ConnectOptions, DestinationHandle, Lease, LeaseId, LeasedPort, LeasedStream, LeasedUdpSocket,

@@ -1,14 +1,12 @@
 //! From what the user says to a pool that works, or a clear no.
 
-use super::host::Host;
 use super::inner::Inner;
 use super::pool::Pool;
 use super::random::Seed;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::kernel::SourceOptions;
-use crate::kernel::{self, BindMode, CallError, ModeChoice, Monotonic, PortPolicy};
-use crate::ledger::{Family, Ledger, Names, PortRange, Protocol, Source, Sources, socket_address};
+use crate::kernel::{self, Host, ModeChoice, Monotonic, SourceOptions};
+use crate::ledger::{Ledger, Names, PortRange, Source, Sources, socket_address};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -151,15 +149,16 @@ impl PoolBuilder {
     /// mode that was asked for; [`Error::Unsupported`] for a mode that this kernel does not have;
     /// [`Error::Os`] where the kernel refuses something else.
     pub fn build(self) -> Result<Pool, Error> {
-        let policy = PortPolicy::read().map_err(|error| os("read", error))?;
-        if self.mode == ModeChoice::Late && !policy.late {
-            return Err(Error::Unsupported { capability: "IP_LOCAL_PORT_RANGE", since: "6.3" });
-        }
-        let sources = self.all_sources(&policy)?;
+        let host = Host::probe(self.mode)?;
+        let sources = self.all_sources(&host)?;
         let options: Vec<_> = sources.iter().map(|source| self.options_for(source)).collect();
         for (source, options) in sources.iter().zip(&options) {
-            self.check_ports(source)?;
-            check_address(source, options, &policy)?;
+            for ports in &source.ports {
+                host.check_ports(source.address, *ports)?;
+            }
+            self.check_privileges(source)?;
+            let address = socket_address(source.address, 0, source.scope);
+            kernel::check_bindable(address, options)?;
         }
         let random = || kernel::random_seed().map_err(|error| os("getrandom", error));
         let id = u64::from_ne_bytes(std::array::from_fn({
@@ -175,7 +174,7 @@ impl PoolBuilder {
             id,
             sources,
             options,
-            host: Host::new(self.mode, &policy)?,
+            host,
             names: self.names,
             rest_min_ms: self
                 .rest_min
@@ -185,12 +184,15 @@ impl PoolBuilder {
                 .unwrap_or(u64::MAX),
             watch: Watch::default(),
         });
-        pool.refresh()?;
-        Ok(pool)
+        match pool.refresh() {
+            // `Pool::refresh` tells whoever asks; a port that somebody listens on costs a try.
+            Ok(()) | Err(Error::Unsupported { .. }) => Ok(pool),
+            Err(other) => Err(other),
+        }
     }
 
-    /// Each address once, with all of its ports that can be bound in the mode asked for.
-    fn all_sources(&self, policy: &PortPolicy) -> Result<Vec<Source>, Error> {
+    /// Each address once, with its ports.
+    fn all_sources(&self, host: &Host) -> Result<Vec<Source>, Error> {
         let mut all = Vec::new();
         for text in &self.texts {
             all.extend(text.parse::<Sources>()?);
@@ -200,16 +202,16 @@ impl PoolBuilder {
         if all.is_empty() {
             return Err(config("no source address: name some with PoolBuilder::sources"));
         }
-        let (first, last) = (*policy.local_range.start(), *policy.local_range.end());
-        let ports = self.ports.or(PortRange::new(first, last)).ok_or_else(|| {
-            config("net.ipv4.ip_local_port_range is empty: name ports with PoolBuilder::ports")
-        })?;
+        let ports = self.ports.map_or_else(|| host.default_ports(), |ports| vec![ports]);
+        if ports.is_empty() {
+            return Err(config(
+                "the kernel has reserved all of net.ipv4.ip_local_port_range: name ports with \
+                 PoolBuilder::ports, or choose ModeChoice::ByPort",
+            ));
+        }
         for source in &mut all {
             if source.ports.is_empty() {
-                source.ports.push(ports);
-            }
-            if self.mode == ModeChoice::Late {
-                source.ports = late(source, policy)?;
+                source.ports.clone_from(&ports);
             }
         }
         Ok(all)
@@ -220,7 +222,7 @@ impl PoolBuilder {
         own.map_or(&self.options, |(_, own)| own).clone()
     }
 
-    fn check_ports(&self, source: &Source) -> Result<(), Error> {
+    fn check_privileges(&self, source: &Source) -> Result<(), Error> {
         let low = source.ports.iter().find(|range| range.first() < UNPRIVILEGED_FIRST);
         match (low, self.privileged) {
             (Some(range), PrivilegedPorts::Refuse) => Err(config(format!(
@@ -231,56 +233,6 @@ impl PoolBuilder {
             _ => Ok(()),
         }
     }
-}
-
-/// The ports of `source` that can be late-bound.
-fn late(source: &Source, policy: &PortPolicy) -> Result<Vec<PortRange>, Error> {
-    let is_late = |port: &u16| policy.mode_of(ModeChoice::Late, Protocol::Tcp, *port).is_some();
-    let mut ranges: Vec<PortRange> = Vec::new();
-    for range in &source.ports {
-        for port in (range.first()..=range.last()).filter(is_late) {
-            let first = match ranges.last() {
-                Some(last) if last.last() + 1 == port => last.first(),
-                _ => port,
-            };
-            if first < port {
-                ranges.pop();
-            }
-            ranges.extend(PortRange::new(first, port));
-        }
-    }
-    if ranges.is_empty() {
-        return Err(config(format!(
-            "source {}: none of its ports can be late-bound: they must lie in \
-             net.ipv4.ip_local_port_range ({}-{}) and outside ip_local_reserved_ports",
-            source.address,
-            policy.local_range.start(),
-            policy.local_range.end()
-        )));
-    }
-    Ok(ranges)
-}
-
-/// Binds a socket to the address, without a port where the kernel knows how.
-fn check_address(
-    source: &Source,
-    options: &SourceOptions,
-    policy: &PortPolicy,
-) -> Result<(), Error> {
-    let address = socket_address(source.address, 0, source.scope);
-    let mode = if policy.late { BindMode::Late } else { BindMode::Explicit };
-    let socket = kernel::stream_socket(Family::of(source.address), false)
-        .map_err(|error| os("socket", error))?;
-    kernel::bind(&socket, address, mode, options).map_err(|CallError { call, error }| {
-        match error.kind() {
-            io::ErrorKind::AddrNotAvailable => config(format!(
-                "source {}: no address of this host: add it to an interface, or set \
-                 SourceOptions::freebind",
-                source.address
-            )),
-            _ => Error::Os { call, source_address: Some(address), destination: None, error },
-        }
-    })
 }
 
 fn config(problem: impl Into<String>) -> Error {

@@ -78,7 +78,8 @@ impl<'a> ConnectOptions<'a> {
         self
     }
 
-    /// Calls `prepare` with each new socket before it is bound, to set options on it.
+    /// Calls `prepare` with each new socket before it is bound, to set options on it. A
+    /// `SO_SNDTIMEO` set there bounds the wait as [`ConnectOptions::timeout`] does.
     pub fn prepare(mut self, prepare: &'a Prepare) -> Self {
         self.prepare = Some(prepare);
         self
@@ -116,8 +117,14 @@ fn dial(
 ) -> Result<(Socket, Lease<'static>), Error> {
     let (inner, to) = (home.inner(), *home.destination());
     let mut tries_left = inner.ledger.capacity(to.family());
+    let mut last = None;
     loop {
         let lease = Lease::acquire(home.clone(), from)?;
+        // Else nothing is left to try, and the ledger has said so, with its numbers.
+        if let Some(failure) = last.filter(|_| tries_left == 0) {
+            lease.release();
+            return Err(failure);
+        }
         let failure = match open(&lease) {
             Ok(socket) => return Ok((socket, lease.into_owned())),
             Err(failure) => failure,
@@ -135,15 +142,21 @@ fn dial(
                 Verdict::TryAnother
             }
         };
-        tries_left = tries_left.saturating_sub(1);
-        if verdict == Verdict::GiveUp || tries_left == 0 {
-            return Err(Error::Os {
-                call: failure.call,
-                source_address: Some(source),
-                destination: Some(to.address()),
-                error: failure.error,
-            });
+        if matches!(verdict, Verdict::RestTuple | Verdict::TryAnother) {
+            // Not a matter of luck, if the mode that was asked for cannot have the port any more.
+            inner.host.check_port(source)?;
         }
+        tries_left = tries_left.saturating_sub(1);
+        let failure = Error::Os {
+            call: failure.call,
+            source_address: Some(source),
+            destination: Some(to.address()),
+            error: failure.error,
+        };
+        if verdict == Verdict::GiveUp {
+            return Err(failure);
+        }
+        last = Some(failure);
     }
 }
 
@@ -190,10 +203,10 @@ fn open_tcp(lease: &Lease<'_>, options: &ConnectOptions<'_>) -> Result<Socket, F
     if let Some(prepare) = options.prepare {
         prepare(socket.as_fd()).map_err(Failure::of_caller("prepare"))?;
     }
-    lease.inner().bind(&socket, to.protocol(), &at)?;
+    let mode = lease.inner().bind(&socket, to.protocol(), &at)?;
     let refused = |error| CallError { call: "connect", error };
     let progress = kernel::connect(&socket, to.address()).map_err(refused)?;
-    if lease.mode() == BindMode::Late {
+    if mode == BindMode::Late {
         let source = at.socket_address();
         let told = kernel::bound_as_leased(&socket, source);
         if !told.map_err(Failure::of_caller("getsockname"))? {
@@ -201,11 +214,23 @@ fn open_tcp(lease: &Lease<'_>, options: &ConnectOptions<'_>) -> Result<Socket, F
             return Err(Failure { about: About::Settings, call: "connect", error });
         }
     }
-    if let Wait::AtMost(timeout) = options.wait {
-        if progress == Progress::InProgress {
-            kernel::wait_connected(&socket, Some(timeout)).map_err(refused)?;
+    let is_under_way = progress == Progress::InProgress;
+    match options.wait {
+        Wait::NotAtAll => {}
+        Wait::AtMost(timeout) => {
+            if is_under_way {
+                kernel::wait_connected(&socket, Some(timeout)).map_err(refused)?;
+            }
+            kernel::set_blocking(&socket).map_err(Failure::of_caller("fcntl"))?;
         }
-        kernel::set_blocking(&socket).map_err(Failure::of_caller("fcntl"))?;
+        Wait::AsLongAsTheKernel if is_under_way => {
+            // `prepare` has been at it: O_NONBLOCK, or SO_SNDTIMEO, which is over (socket(7)).
+            if !kernel::is_nonblocking(&socket).map_err(Failure::of_caller("fcntl"))? {
+                return Err(refused(io::Error::from_raw_os_error(libc::ETIMEDOUT)).into());
+            }
+            kernel::wait_connected(&socket, None).map_err(refused)?;
+        }
+        Wait::AsLongAsTheKernel => {}
     }
     Ok(socket)
 }

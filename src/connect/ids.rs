@@ -4,8 +4,8 @@ use super::inner::Inner;
 use super::lease::LeaseId;
 use super::pool::Pool;
 use crate::error::Error;
-use crate::kernel::{self, Call, ClosedFirst, Tcp, Verdict};
-use crate::ledger::{From, Names, SourcePort, Then};
+use crate::kernel::{Call, ClosedFirst, Tcp, Verdict};
+use crate::ledger::{FourTuple, From, Names, SourcePort, Then};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,10 +46,14 @@ impl Pool {
     ///
     /// [`Error::StaleLease`]; the socket is closed all the same.
     pub fn close_id(&self, id: LeaseId, socket: OwnedFd) -> Result<(), Error> {
-        let known = kernel::closed_first(socket.as_fd());
+        let live = self.inner().live(id);
+        let ending = live.map(|at| {
+            let four_tuple =
+                FourTuple { source: at.socket_address(), destination: id.destination };
+            self.inner().ending(socket.as_fd(), &four_tuple)
+        });
         drop(socket);
-        let tcp = known.unwrap_or_else(|_| self.inner().host.closed(ClosedFirst::Unknown));
-        self.inner().release_id(id, Some(tcp))
+        self.inner().release_id(id, Some(ending?))
     }
 
     /// As [`Lease::report`](crate::Lease::report): `id` is released, and the next lease, if there is one, comes with

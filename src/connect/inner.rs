@@ -1,14 +1,13 @@
 //! What all handles of one pool share.
 
-use super::host::Host;
 use super::random::{Seed, Stream};
 use super::watch::Watch;
 use crate::error::{Error, Exhausted};
-use crate::kernel::{self, BindMode, Call, CallError, Monotonic, SourceOptions};
-use crate::kernel::{Tcp, Verdict};
+use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Diag, Host, Monotonic};
+use crate::kernel::{SocketState, SourceOptions, Tcp, Verdict};
 use crate::ledger::{
-    Census, Claim, Clock, Destination, Family, From, Ledger, Names, Pin, Protocol, Slot, Source,
-    SourcePort, Then, canonical,
+    Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
+    Protocol, Slot, Source, SourcePort, Then, canonical, scope_of,
 };
 use socket2::{SockRef, Socket};
 use std::io;
@@ -83,36 +82,41 @@ impl Inner {
             acquire(random)
         });
         match claim {
-            Err(Error::Exhausted(counts)) if counts.excluded > 0 => {
-                self.look_again(counts, acquire)
-            }
+            Err(Error::Exhausted(counts)) => self.look_again(counts, acquire),
             _ => claim,
         }
     }
 
-    /// Looks whether those who kept ports from us still do, and if not tries once more.
+    /// Looks whether those who keep something from us still do, and if not tries once more.
     #[cold]
     fn look_again(
         &self,
         exhausted: Exhausted,
         acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
     ) -> Result<Claim, Error> {
-        match self.watch.refresh_if_old(self) {
-            Ok(true) => self.seed.with(acquire),
-            // Nothing came free, or the kernel does not tell.
-            Ok(false) | Err(_) => Err(exhausted.into()),
+        // Where the kernel does not tell, nothing came free.
+        let listeners = || self.watch.refresh_listeners_if_old(self).unwrap_or(false);
+        let imported =
+            self.watch.refresh_imported_if_old(self, &exhausted.destination).unwrap_or(false);
+        if imported || exhausted.excluded > 0 && listeners() {
+            self.seed.with(acquire)
+        } else {
+            Err(exhausted.into())
         }
     }
 
-    /// The source with `address`, as far as it can dial `to`.
+    /// The source with `address`, as far as it can dial `to`: a link-local address that several
+    /// interfaces have is the one of the destination's interface.
     pub(super) fn source_at(&self, address: IpAddr, to: &Destination) -> Result<From, Error> {
         let address = address.to_canonical();
         if Family::of(address) != to.family() {
             return Err(Error::NoSource { destination: *to });
         }
+        let scope = scope_of(to.address());
+        let reaches = |source: &Source| [0, source.scope].contains(&scope) || source.scope == 0;
         (0..)
             .zip(&self.sources)
-            .find(|(_, source)| source.address == address)
+            .find(|(_, source)| source.address == address && reaches(source))
             .map(|(index, _)| From::Source(index))
             .ok_or(Error::NotOurs { source_address: SocketAddr::new(address, 0) })
     }
@@ -131,14 +135,16 @@ impl Inner {
         &self.options[at.source as usize]
     }
 
+    /// Binds in the mode that is right now, and says which that was.
     pub(super) fn bind(
         &self,
         socket: &Socket,
         protocol: Protocol,
         at: &SourcePort,
-    ) -> Result<(), CallError> {
+    ) -> Result<BindMode, CallError> {
         let mode = self.mode_of(protocol, at.port);
-        kernel::bind(socket, at.socket_address(), mode, self.options_of(at))
+        kernel::bind(socket, at.socket_address(), mode, self.options_of(at))?;
+        Ok(mode)
     }
 
     /// As [`Inner::bind`], for a socket of the caller's.
@@ -148,7 +154,7 @@ impl Inner {
         to: &Destination,
         at: &SourcePort,
     ) -> Result<(), Error> {
-        self.bind(&SockRef::from(&socket), to.protocol(), at).map_err(
+        self.bind(&SockRef::from(&socket), to.protocol(), at).map(drop).map_err(
             |CallError { call, error }| {
                 let source_address = Some(at.socket_address());
                 Error::Os { call, source_address, destination: Some(to.address()), error }
@@ -156,20 +162,46 @@ impl Inner {
         )
     }
 
+    /// Whether a connected or connecting socket has the source that it was bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with `EADDRNOTAVAIL` where it has another; then the settings are read again,
+    /// for they must have changed.
+    pub(super) fn check_theirs(
+        &self,
+        socket: BorrowedFd<'_>,
+        four_tuple: &FourTuple,
+    ) -> Result<(), Error> {
+        let source = four_tuple.source;
+        let failed = |call, error| Error::Os {
+            call,
+            source_address: Some(source),
+            destination: Some(four_tuple.destination.address()),
+            error,
+        };
+        let told = kernel::bound_as_leased(&SockRef::from(&socket), source);
+        if told.map_err(|error| failed("getsockname", error))? {
+            return Ok(());
+        }
+        self.host.refresh()?;
+        Err(failed("connect", io::ErrorKind::AddrNotAvailable.into()))
+    }
+
     /// The claim to what a connected socket holds already.
     pub(super) fn adopt(&self, socket: BorrowedFd<'_>) -> Result<(Claim, Destination), Error> {
-        let (source_address, peer) =
+        let (protocol, source_address, peer) =
             kernel::ends(socket).map_err(|CallError { call, error }| Error::Os {
                 call,
                 source_address: None,
                 destination: None,
                 error,
             })?;
-        let destination = Destination::new(Protocol::Tcp, peer);
+        let destination = Destination::new(protocol, peer);
         let slot = self.slot_of(source_address).ok_or(Error::NotOurs { source_address })?;
         let claim = self
             .watch
-            .take_imported(destination, slot)
+            .take_imported(&destination, slot)
             .or_else(|| self.ledger.acquire_exactly(&destination, slot, &self.clock))
             .ok_or(Error::Taken { source_address, destination })?;
         Ok((claim, destination))
@@ -186,10 +218,45 @@ impl Inner {
         }
     }
 
+    /// How a connection ends, asked just before its socket is closed.
+    pub(super) fn ending(&self, socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> Tcp {
+        match kernel::closed_first(socket) {
+            // The socket is out of the kernel's tables already; does TIME_WAIT live on without it?
+            Ok(Tcp { closed: ClosedFirst::Unknown, timestamps }) => {
+                let left = Diag::open().and_then(|mut diag| diag.find(four_tuple, 0));
+                let closed = match left {
+                    Ok(None) => ClosedFirst::Reset,
+                    Ok(Some(SocketState::TimeWait { .. } | SocketState::Live)) => ClosedFirst::Us,
+                    Err(_) => ClosedFirst::Unknown,
+                };
+                Tcp { closed, timestamps }
+            }
+            Ok(tcp) => tcp,
+            Err(_) => self.host.closed(ClosedFirst::Unknown),
+        }
+    }
+
     /// What becomes of a four-tuple whose connection was closed.
     pub(super) fn then(&self, to: &Destination, slot: Slot, tcp: Tcp) -> Then {
-        let port = self.source_port(to.family(), slot).port;
-        self.rest(self.host.rest_ms(to, port, tcp, self.rest_min_ms))
+        self.then_closed_ago(to, slot, tcp, 0)
+    }
+
+    /// As [`Inner::then`], for a socket that was closed `ago_ms` before now.
+    pub(super) fn then_closed_ago(
+        &self,
+        to: &Destination,
+        slot: Slot,
+        tcp: Tcp,
+        ago_ms: u64,
+    ) -> Then {
+        let source = self.source_port(to.family(), slot).socket_address();
+        let rest_ms = self.host.rest_ms(source, to, tcp, self.rest_min_ms);
+        self.rest(rest_ms.saturating_sub(ago_ms))
+    }
+
+    /// What becomes of a four-tuple that the kernel has forgotten.
+    pub(super) fn then_at_least(&self) -> Then {
+        self.rest(self.rest_min_ms)
     }
 
     fn rest(&self, rest_ms: u64) -> Then {
@@ -215,13 +282,17 @@ impl Inner {
             Some(errno) => kernel::verdict(call, errno, mode),
             None => Verdict::GiveUp,
         };
+        if matches!(verdict, Verdict::RestTuple | Verdict::RestPort) {
+            // The port may have become one of the kernel's own, or ceased to be one.
+            self.host.look_again(self.clock.now_ms());
+        }
         let then = match verdict {
             Verdict::TryAnother | Verdict::RestTuple => self.rest(FOREIGN_REST_MS),
             Verdict::RestPort => {
                 self.leave_alone(to.family(), slot);
                 // A listener keeps its port for longer; where the kernel does not tell of it,
                 // the port is met again in a second.
-                let _ = self.watch.refresh_if_old(self);
+                let _ = self.watch.refresh_listeners_if_old(self);
                 Then::Free
             }
             Verdict::RestAddress => {
@@ -230,7 +301,7 @@ impl Inner {
                 self.ledger.exclude_until(to.family(), slots, until_ms);
                 Then::Free
             }
-            Verdict::GiveUp => self.rest(self.rest_min_ms),
+            Verdict::GiveUp => self.then_at_least(),
         };
         (verdict, then)
     }
@@ -248,13 +319,19 @@ impl Inner {
         Ok(self.ledger.census_of(to, &self.clock))
     }
 
+    /// The range that has all ports of all sources.
+    pub(super) fn ports(&self) -> PortRange {
+        let all = self.sources.iter().flat_map(|source| &source.ports).copied();
+        let join = |a: PortRange, b: PortRange| {
+            PortRange::new(a.first().min(b.first()), a.last().max(b.last())).unwrap_or(a)
+        };
+        all.reduce(join).expect("a pool has sources, and each has ports")
+    }
+
     /// The slot of a source address and port, if it is ours.
     pub(super) fn slot_of(&self, source: SocketAddr) -> Option<Slot> {
-        let (ip, scope) = match canonical(source) {
-            SocketAddr::V4(v4) => (IpAddr::V4(*v4.ip()), 0),
-            SocketAddr::V6(v6) => (IpAddr::V6(*v6.ip()), v6.scope_id()),
-        };
-        self.ledger.slot(ip, scope, source.port())
+        let source = canonical(source);
+        self.ledger.slot(source.ip(), scope_of(source), source.port())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::inner::Inner;
 use crate::error::Error;
-use crate::kernel::{self, BindMode, Call, ClosedFirst, Tcp, Verdict};
+use crate::kernel::{BindMode, Call, ClosedFirst, Tcp, Verdict};
 use crate::ledger::{Claim, ClaimId, Destination, FourTuple, From, SourcePort, Then};
 use std::fmt;
 use std::io;
@@ -152,6 +152,19 @@ impl<'a> Lease<'a> {
         self.inner().bind_theirs(socket.as_fd(), self.home.destination(), &self.source_port())
     }
 
+    /// Looks whether a `socket` that was bound by this lease and is connected, or on its way, has
+    /// the source that it was bound to. Where the host's settings have just changed, the kernel
+    /// gives a late-bound socket any port it likes, without a word.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with `EADDRNOTAVAIL` for a socket on another source: close it, release the
+    /// lease, and try again.
+    pub fn check(&self, socket: &impl AsFd) -> Result<(), Error> {
+        self.inner().check_process()?;
+        self.inner().check_theirs(socket.as_fd(), &self.four_tuple())
+    }
+
     /// Tells the pool that `call` failed for a socket that was bound by this lease, and that the
     /// socket is closed; returns what that means and the lease for the next try.
     ///
@@ -186,9 +199,8 @@ impl<'a> Lease<'a> {
     /// Asks the kernel who closed first, closes `socket`, and gives the four-tuple back.
     pub fn close(mut self, socket: impl Into<OwnedFd>) {
         let socket = socket.into();
-        let known = kernel::closed_first(socket.as_fd());
+        let tcp = self.inner().ending(socket.as_fd(), &self.four_tuple());
         drop(socket);
-        let tcp = known.unwrap_or_else(|_| self.inner().host.closed(ClosedFirst::Unknown));
         self.give_back_after(tcp);
     }
 

@@ -3,7 +3,6 @@
 mod builder;
 mod dial;
 mod handle;
-mod host;
 mod ids;
 mod inner;
 mod lease;

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::kernel::Capabilities;
 use crate::ledger::{Census, Destination, Family, From, PoolCensus, Protocol};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,13 +218,26 @@ impl Pool {
         Ok(LeasedStream::from_parts(stream, Lease::new(claim, home)))
     }
 
+    /// As [`Pool::adopt`], for a connected UDP socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Pool::adopt`].
+    pub fn adopt_udp(&self, socket: UdpSocket) -> Result<LeasedUdpSocket, Error> {
+        self.inner.check_process()?;
+        let (claim, destination) = self.inner.adopt(socket.as_fd())?;
+        let home = Home::OwnPool(Arc::clone(&self.inner), destination);
+        Ok(LeasedUdpSocket::from_parts(socket, Lease::new(claim, home)))
+    }
+
     /// Learns which four-tuples of our sources the kernel holds, connected or in TIME_WAIT, and
     /// withholds them until it does not any more; returns how many were new. A process that was
     /// restarted or upgraded while its connections lived starts with the truth this way.
     ///
     /// # Errors
     ///
-    /// [`Error::Os`] where the kernel does not tell.
+    /// [`Error::Unsupported`] where kernel or sandbox has no sock_diag, [`Error::Os`] where the
+    /// kernel does not tell for another reason.
     pub fn import(&self) -> Result<usize, Error> {
         self.inner.check_process()?;
         self.inner.watch.import(&self.inner)
@@ -236,10 +249,11 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Os`] where the kernel does not tell.
+    /// [`Error::Unsupported`] where kernel or sandbox has no sock_diag, [`Error::Os`] where the
+    /// kernel does not tell for another reason.
     pub fn refresh(&self) -> Result<(), Error> {
         self.inner.check_process()?;
-        self.inner.watch.refresh(&self.inner).map(drop)
+        self.inner.watch.refresh(&self.inner)
     }
 
     // ---- what there is ----------------------------------------------------------------------
@@ -263,9 +277,10 @@ impl Pool {
         self.inner.census_of(&Destination::new(protocol, destination))
     }
 
-    /// What this host's kernel can do for the pool, and how it is set now.
+    /// What this host's kernel can do for the pool, and the settings that the pool goes by, as
+    /// last read.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities::probe()
+        self.inner.host.capabilities()
     }
 }
 

@@ -112,6 +112,7 @@ impl LeasedPort {
             inner.ledger.exclude(family, slot, 1, Why::Held);
             inner.ledger.release(&anyone, claim, Then::Free);
             if !inner.ledger.in_use(family, slot, 1, &inner.clock) {
+                inner.watch.hold(family, slot);
                 break Ok(Self { inner: Arc::clone(inner), family, slot });
             }
             inner.ledger.include(family, slot, 1, Why::Held);
@@ -154,6 +155,11 @@ impl Drop for LeasedPort {
     fn drop(&mut self) {
         // A child of fork touches nothing of its parent's pool.
         if self.inner.check_process().is_ok() {
+            self.inner.watch.let_go(self.family, self.slot);
+            if let Then::RestUntilMs(until_ms) = self.inner.then_at_least() {
+                let slots = self.slot.0..self.slot.0 + 1;
+                self.inner.ledger.exclude_until(self.family, slots, until_ms);
+            }
             self.inner.ledger.include(self.family, self.slot, 1, Why::Held);
         }
     }

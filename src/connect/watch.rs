@@ -2,160 +2,258 @@
 
 use super::inner::Inner;
 use crate::error::Error;
-use crate::kernel::{self, ClosedFirst, State};
-use crate::ledger::{Claim, Clock, Destination, Family, Protocol, Slot, Why};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::kernel::{ClosedFirst, Diag, Held, Listener, SocketState, TIME_WAIT_MS};
+use crate::ledger::{Claim, Clock, Destination, Family, FourTuple, Protocol, Slot, Why, scope_of};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::SocketAddr;
 
-/// The least time between two looks that nobody asked for.
+/// The least time between two looks at the same thing that nobody asked for.
 const LOOK_AGAIN_MS: u64 = 1_000;
 
 /// What was seen at the last look.
 #[derive(Default)]
 pub(super) struct Watch {
     seen: Mutex<Seen>,
-    looked_ms: AtomicU64,
+    /// Ports that are leased for all destinations: who listens on them is no stranger.
+    held: Mutex<HashSet<(Family, Slot)>>,
+    listeners_looked_ms: AtomicU64,
+    /// How many destinations have imported four-tuples.
+    imported: AtomicU32,
 }
 
 #[derive(Default)]
 struct Seen {
     /// Slots that are excluded because somebody listens there.
     listeners: HashSet<(Family, Slot)>,
-    /// Leases that the kernel's own sockets hold until it forgets them.
-    imported: HashMap<(Destination, Slot), Claim>,
+    /// What the kernel's own sockets hold until it forgets them.
+    imported: HashMap<Destination, Imported>,
+    /// Whether somebody wants to know of four-tuples from before our time.
+    imports: bool,
+}
+
+/// The imported four-tuples of one destination.
+#[derive(Default)]
+struct Imported {
+    claims: HashMap<Slot, ImportedClaim>,
+    looked_ms: u64,
+}
+
+struct ImportedClaim {
+    claim: Claim,
+    /// What the kernel needs to find the socket again.
+    interface: u32,
 }
 
 impl Watch {
-    /// Looks, unless somebody did a moment ago or is about to. Whether anything came free.
-    pub(super) fn refresh_if_old(&self, inner: &Inner) -> Result<bool, Error> {
+    /// Looks at everything, and at the host's settings.
+    pub(super) fn refresh(&self, inner: &Inner) -> Result<(), Error> {
+        inner.host.refresh()?;
+        let mut diag = Diag::open()?;
+        self.look_at_listeners(inner, &mut diag)?;
+        let mut seen = self.seen.lock();
+        let destinations: Vec<_> = seen.imported.keys().copied().collect();
+        let looked = destinations
+            .iter()
+            .try_for_each(|to| seen.look_at_imported(inner, &mut diag, to).map(drop));
+        self.count_imported(&seen);
+        looked
+    }
+
+    /// Looks at who listens, unless somebody did a moment ago or is about to. Whether a port came
+    /// free.
+    pub(super) fn refresh_listeners_if_old(&self, inner: &Inner) -> Result<bool, Error> {
         let now_ms = inner.clock.now_ms();
         // Relaxed, both: only how often the kernel is asked hangs on it.
-        let looked_ms = self.looked_ms.load(Ordering::Relaxed);
-        if now_ms < looked_ms.saturating_add(LOOK_AGAIN_MS) {
+        let looked_ms = self.listeners_looked_ms.load(Ordering::Relaxed);
+        if looked_ms != 0 && now_ms < looked_ms.saturating_add(LOOK_AGAIN_MS) {
             return Ok(false);
         }
         let is_ours = self
-            .looked_ms
+            .listeners_looked_ms
             .compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        if is_ours { self.refresh(inner) } else { Ok(false) }
+        if is_ours { self.look_at_listeners(inner, &mut Diag::open()?) } else { Ok(false) }
     }
 
-    /// Looks. Whether anything came free.
-    pub(super) fn refresh(&self, inner: &Inner) -> Result<bool, Error> {
-        inner.host.refresh()?;
+    /// Looks at the imported four-tuples of one destination, unless somebody did a moment ago.
+    /// Whether one came free.
+    pub(super) fn refresh_imported_if_old(
+        &self,
+        inner: &Inner,
+        to: &Destination,
+    ) -> Result<bool, Error> {
+        // Relaxed: whoever was told of an import sees its count.
+        if self.imported.load(Ordering::Relaxed) == 0 {
+            return Ok(false);
+        }
         let mut seen = self.seen.lock();
-        let ports_came_free = seen.look_at_listeners(inner)?;
-        let four_tuples_came_free = !seen.imported.is_empty() && seen.look_at_imported(inner)?;
-        Ok(ports_came_free || four_tuples_came_free)
+        let now_ms = inner.clock.now_ms();
+        match seen.imported.get_mut(to) {
+            Some(imported) if now_ms >= imported.looked_ms.saturating_add(LOOK_AGAIN_MS) => {
+                imported.looked_ms = now_ms;
+                let came_free = seen.look_at_imported(inner, &mut Diag::open()?, to);
+                self.count_imported(&seen);
+                came_free
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Withholds what the kernel holds and the ledger does not; how many four-tuples that are.
     pub(super) fn import(&self, inner: &Inner) -> Result<usize, Error> {
         let mut seen = self.seen.lock();
-        let mut taken = 0;
-        for (to, slot, state) in held_by_the_kernel(inner)? {
-            let Some(claim) = inner.ledger.acquire_exactly(&to, slot, &inner.clock) else {
-                continue;
-            };
-            taken += 1;
-            match state {
-                State::TimeWait => give_back(inner, &to, claim, ClosedFirst::Us),
-                _ => drop(seen.imported.insert((to, slot), claim)),
-            }
-        }
-        Ok(taken)
+        seen.imports = true;
+        let taken = seen.import(inner, &mut Diag::open()?);
+        self.count_imported(&seen);
+        taken
     }
 
     /// The imported claim of a four-tuple, for the socket that turned up.
-    pub(super) fn take_imported(&self, to: Destination, slot: Slot) -> Option<Claim> {
-        self.seen.lock().imported.remove(&(to, slot))
+    pub(super) fn take_imported(&self, to: &Destination, slot: Slot) -> Option<Claim> {
+        let mut seen = self.seen.lock();
+        let imported = seen.imported.get_mut(to)?;
+        let found = imported.claims.remove(&slot)?;
+        if imported.claims.is_empty() {
+            seen.imported.remove(to);
+        }
+        self.count_imported(&seen);
+        Some(found.claim)
+    }
+
+    /// From now on who listens on the slot is one of us.
+    pub(super) fn hold(&self, family: Family, slot: Slot) {
+        self.held.lock().insert((family, slot));
+    }
+
+    /// The end of [`Watch::hold`].
+    pub(super) fn let_go(&self, family: Family, slot: Slot) {
+        self.held.lock().remove(&(family, slot));
+    }
+
+    fn look_at_listeners(&self, inner: &Inner, diag: &mut Diag) -> Result<bool, Error> {
+        let mut seen = self.seen.lock();
+        // Those that came or went while the kernel was asked are ours too.
+        let mut held = self.held.lock().clone();
+        let tcp = diag.listeners(Protocol::Tcp, inner.ports())?;
+        let mut udp = diag.listeners(Protocol::Udp, inner.ports())?;
+        held.extend(self.held.lock().iter().copied());
+        // Among the ports that the kernel chooses from, a UDP socket without a peer is a client
+        // more often than a service. They come and go by the thousand, and to leave their ports
+        // to them would take these from TCP as well.
+        let chosen = inner.host.local_port_range();
+        udp.retain(|listener| !chosen.contains(listener.address.port()));
+        let mut now: HashSet<_> = tcp.iter().flat_map(|l| slots_of(inner, l)).collect();
+        now.extend(udp.iter().flat_map(|l| slots_of(inner, l)).filter(|at| {
+            // A socket of ours has no peer for a moment after it was bound.
+            let is_ours = |(family, slot)| inner.ledger.in_use(family, slot, 1, &inner.clock);
+            !held.contains(at) && (seen.listeners.contains(at) || !is_ours(*at))
+        }));
+        for (family, slot) in now.difference(&seen.listeners) {
+            inner.ledger.exclude(*family, *slot, 1, Why::Listener);
+        }
+        let gone: Vec<_> = seen.listeners.difference(&now).copied().collect();
+        for (family, slot) in &gone {
+            inner.ledger.include(*family, *slot, 1, Why::Listener);
+        }
+        seen.listeners = now;
+        if !gone.is_empty() && seen.imports {
+            // What the listener has accepted stays when it goes.
+            let imported = seen.import(inner, diag);
+            self.count_imported(&seen);
+            imported?;
+        }
+        Ok(!gone.is_empty())
+    }
+
+    fn count_imported(&self, seen: &Seen) {
+        // Relaxed: a hint where to look; what is counted stands behind the lock.
+        self.imported.store(seen.imported.len() as u32, Ordering::Relaxed);
     }
 }
 
 impl Seen {
-    fn look_at_listeners(&mut self, inner: &Inner) -> Result<bool, Error> {
-        let mut now = HashSet::new();
-        for listener in kernel::listeners().map_err(untold)? {
-            now.extend(slots_at(inner, listener.source));
+    fn import(&mut self, inner: &Inner, diag: &mut Diag) -> Result<usize, Error> {
+        let mut taken = 0;
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            diag.connected(protocol, inner.ports(), |held| {
+                taken += usize::from(self.take(inner, held));
+            })?;
         }
-        for (family, slot) in now.difference(&self.listeners) {
-            inner.ledger.exclude(*family, *slot, 1, Why::Listener);
-        }
-        let mut came_free = false;
-        for (family, slot) in self.listeners.difference(&now) {
-            inner.ledger.include(*family, *slot, 1, Why::Listener);
-            came_free = true;
-        }
-        self.listeners = now;
-        Ok(came_free)
+        Ok(taken)
     }
 
-    fn look_at_imported(&mut self, inner: &Inner) -> Result<bool, Error> {
-        let held: HashMap<_, _> = held_by_the_kernel(inner)?
-            .into_iter()
-            .map(|(to, slot, state)| ((to, slot), state))
-            .collect();
-        let gone = |key: &(Destination, Slot)| match held.get(key) {
-            None => Some(ClosedFirst::Peer),
-            Some(State::TimeWait) => Some(ClosedFirst::Us),
-            Some(_) => None,
+    /// Whether `held` is of our sources, and new to the ledger.
+    fn take(&mut self, inner: &Inner, held: Held) -> bool {
+        let FourTuple { source, destination: to } = held.four_tuple;
+        let Some(slot) = inner.slot_of(source) else { return false };
+        let Some(claim) = inner.ledger.acquire_exactly(&to, slot, &inner.clock) else {
+            return false;
         };
-        let all = std::mem::take(&mut self.imported);
-        let before = all.len();
-        for (key, claim) in all {
-            match gone(&key) {
-                Some(closed) => give_back(inner, &key.0, claim, closed),
-                None => drop(self.imported.insert(key, claim)),
+        match held.state {
+            SocketState::TimeWait { left_ms } => rest_in_time_wait(inner, &to, claim, left_ms),
+            SocketState::Live => {
+                let claims = &mut self.imported.entry(to).or_default().claims;
+                claims.insert(slot, ImportedClaim { claim, interface: held.interface });
             }
         }
-        Ok(self.imported.len() < before)
+        true
+    }
+
+    /// Gives back what the kernel does not hold any more; whether there was any.
+    fn look_at_imported(
+        &mut self,
+        inner: &Inner,
+        diag: &mut Diag,
+        to: &Destination,
+    ) -> Result<bool, Error> {
+        let Some(imported) = self.imported.get_mut(to) else { return Ok(false) };
+        let mut failure = None;
+        let mut came_free = false;
+        for (slot, held) in std::mem::take(&mut imported.claims) {
+            let source = inner.source_port(to.family(), slot).socket_address();
+            let four_tuple = FourTuple { source, destination: *to };
+            let state = match failure {
+                None => diag.find(&four_tuple, held.interface),
+                Some(_) => Ok(Some(SocketState::Live)),
+            };
+            match state {
+                Ok(None) => inner.release(to, held.claim, inner.then_at_least()),
+                Ok(Some(SocketState::TimeWait { left_ms })) => {
+                    rest_in_time_wait(inner, to, held.claim, left_ms);
+                }
+                Ok(Some(SocketState::Live)) => drop(imported.claims.insert(slot, held)),
+                Err(error) => {
+                    failure = Some(error);
+                    imported.claims.insert(slot, held);
+                }
+            }
+            came_free |= !imported.claims.contains_key(&slot);
+        }
+        if imported.claims.is_empty() {
+            self.imported.remove(to);
+        }
+        failure.map_or(Ok(came_free), Err)
     }
 }
 
-/// Our slots that a listener at `address` keeps from us: the wildcard address has all sources.
-fn slots_at(inner: &Inner, address: SocketAddr) -> Vec<(Family, Slot)> {
-    let port = address.port();
-    let (ip, any) = (address.ip().to_canonical(), address.ip().is_unspecified());
+/// Our slots that a listener keeps from us: the wildcard address has all sources.
+fn slots_of(inner: &Inner, listener: &Listener) -> Vec<(Family, Slot)> {
+    let scope = scope_of(listener.address);
     inner
         .sources
         .iter()
-        .filter(|source| {
-            // A wildcard of IPv6 is taken to serve IPv4 too, as it does by default (ipv6(7)).
-            let is_any = any && (address.is_ipv6() || source.address.is_ipv4());
-            is_any || source.address == ip
-        })
+        .filter(|source| listener.covers(source.address) && [0, source.scope].contains(&scope))
         .filter_map(|source| {
-            let slot = inner.ledger.slot(source.address, source.scope, port)?;
+            let slot = inner.ledger.slot(source.address, source.scope, listener.address.port())?;
             Some((Family::of(source.address), slot))
         })
         .collect()
 }
 
-/// All connected sockets of our sources and ports, with those in TIME_WAIT.
-fn held_by_the_kernel(inner: &Inner) -> Result<Vec<(Destination, Slot, State)>, Error> {
-    let mut held = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for socket in kernel::sockets(protocol).map_err(untold)? {
-            if !matches!(socket.state, State::Connected | State::TimeWait) {
-                continue;
-            }
-            let destination = Destination::new(protocol, socket.destination);
-            if let Some(slot) = inner.slot_of(socket.source) {
-                held.push((destination, slot, socket.state));
-            }
-        }
-    }
-    Ok(held)
-}
-
-fn give_back(inner: &Inner, to: &Destination, claim: Claim, closed: ClosedFirst) {
-    let then = inner.then(to, claim.slot(), inner.host.closed(closed));
+/// Gives back a four-tuple that is in TIME_WAIT for a while already.
+fn rest_in_time_wait(inner: &Inner, to: &Destination, claim: Claim, left_ms: u32) {
+    let ago_ms = TIME_WAIT_MS.saturating_sub(left_ms.into());
+    let tcp = inner.host.closed(ClosedFirst::Us);
+    let then = inner.then_closed_ago(to, claim.slot(), tcp, ago_ms);
     inner.release(to, claim, then);
-}
-
-fn untold(error: io::Error) -> Error {
-    Error::Os { call: "sock_diag", source_address: None, destination: None, error }
 }

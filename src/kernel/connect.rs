@@ -1,7 +1,7 @@
 //! From a bound socket to a connected one.
 
-use super::{CallError, SourceOptions};
-use crate::ledger::Family;
+use super::CallError;
+use crate::ledger::{Family, Protocol};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -74,24 +74,27 @@ pub(crate) fn set_blocking(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(false)
 }
 
-/// Binds a new socket to a port that it shares with nobody.
-pub(crate) fn bind_alone(
-    socket: &Socket,
-    source: SocketAddr,
-    options: &SourceOptions,
-) -> Result<(), CallError> {
-    options.apply(socket, source)?;
-    socket.bind(&source.into()).map_err(|error| CallError { call: "bind", error })
+/// Whether somebody has set `O_NONBLOCK`.
+pub(crate) fn is_nonblocking(socket: &Socket) -> io::Result<bool> {
+    socket.nonblocking()
 }
 
-/// Both ends of a connected socket: getsockname(2), getpeername(2).
-pub(crate) fn ends(socket: BorrowedFd<'_>) -> Result<(SocketAddr, SocketAddr), CallError> {
+/// Protocol and both ends of a connected socket: `SO_TYPE`, getsockname(2), getpeername(2).
+pub(crate) fn ends(
+    socket: BorrowedFd<'_>,
+) -> Result<(Protocol, SocketAddr, SocketAddr), CallError> {
     let socket = SockRef::from(&socket);
     let named = |call| move |error| CallError { call, error };
     let not_ip = |call| CallError { call, error: io::Error::from_raw_os_error(libc::EAFNOSUPPORT) };
+    let protocol = match socket.r#type().map_err(named("getsockopt(SO_TYPE)"))? {
+        Type::STREAM => Protocol::Tcp,
+        Type::DGRAM => Protocol::Udp,
+        _ => return Err(not_ip("getsockopt(SO_TYPE)")),
+    };
     let source = socket.local_addr().map_err(named("getsockname"))?;
     let destination = socket.peer_addr().map_err(named("getpeername"))?;
     Ok((
+        protocol,
         source.as_socket().ok_or_else(|| not_ip("getsockname"))?,
         destination.as_socket().ok_or_else(|| not_ip("getpeername"))?,
     ))

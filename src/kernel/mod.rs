@@ -1,38 +1,39 @@
-//! What Linux does with source ports: options, bind modes, errno to verdict, rest, clock.
+//! What Linux does with source ports: how a socket gets its source, what an errno means, how long
+//! a released four-tuple rests, who holds what.
 
 mod bind;
 mod capabilities;
 mod clock;
 mod closed;
 mod connect;
+mod diag;
 mod fork;
+mod host;
 mod mode;
 mod options;
 mod random;
 mod rest;
-mod sock_diag;
+mod sysctl;
+#[cfg(test)]
+mod tests;
 mod udp;
 mod verdict;
 
-#[cfg(test)]
-mod tests;
-
-pub(crate) use bind::{CallError, bind, bound_as_leased};
+pub(crate) use bind::{CallError, bind, bound_as_leased, check_bindable};
 pub use capabilities::{Capabilities, Capability};
 pub(crate) use clock::Monotonic;
 pub use closed::ClosedFirst;
 pub(crate) use closed::{Tcp, closed_first};
 pub(crate) use connect::{
-    Progress, bind_alone, connect, ends, set_blocking, stream_socket, wait_connected,
+    Progress, connect, ends, is_nonblocking, set_blocking, stream_socket, wait_connected,
 };
+pub(crate) use diag::{Diag, Held, Listener, SocketState};
 pub(crate) use fork::Watch;
-pub(crate) use mode::PortPolicy;
+pub(crate) use host::Host;
 pub use mode::{BindMode, ModeChoice};
 pub use options::SourceOptions;
 pub(crate) use random::random_seed;
-pub(crate) use rest::uses_timestamps;
-pub(crate) use rest::{Settings, is_loopback_destination, rest_ms};
-pub(crate) use sock_diag::{State, listeners, sockets};
-pub(crate) use udp::connected_udp;
+pub(crate) use rest::TIME_WAIT_MS;
+pub(crate) use udp::{bind_alone, connected_udp};
 pub(crate) use verdict::verdict;
 pub use verdict::{Call, Verdict};

@@ -1,25 +1,66 @@
 //! One function for each socket option that `socket2` lacks or that differs by family.
 
-use socket2::{Domain, SockFilter, Socket, Type};
+use socket2::Socket;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
-/// What the sockets of one source need beyond a port.
+/// What the sockets of one source need beyond a port: for addresses that are not local, policy
+/// routing, firewalls.
+///
+/// ```
+/// use portlease::{Pool, SourceOptions};
+///
+/// // An address that is not on any interface, routed by its mark.
+/// let options = SourceOptions::new().freebind().mark(7);
+/// let pool = Pool::builder().sources("127.0.0.2").options_of([127, 0, 0, 2].into(), options);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceOptions {
-    /// Bind to an address that is not (yet) local; no privilege.
+    /// Bind to an address that is not there, or not yet; no privilege (`IP_FREEBIND`,
+    /// `IPV6_FREEBIND`, ip(7)).
     pub freebind: bool,
-    /// Bind to a foreign address; needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+    /// Use an address of somebody else, as a transparent proxy does; needs `CAP_NET_ADMIN` or
+    /// `CAP_NET_RAW` (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`, ip(7)).
     pub transparent: bool,
-    /// The interface that traffic leaves through.
+    /// The one interface that traffic goes through (`SO_BINDTODEVICE`, socket(7)).
     pub device: Option<String>,
-    /// The mark for routing and firewall rules; needs `CAP_NET_ADMIN` (or `CAP_NET_RAW`, 5.17).
+    /// The mark for routing and firewall rules; needs `CAP_NET_ADMIN`, or `CAP_NET_RAW` since
+    /// Linux 5.17 (`SO_MARK`, socket(7)).
     pub mark: Option<u32>,
 }
 
 impl SourceOptions {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`SourceOptions::freebind`](Self#structfield.freebind).
+    pub fn freebind(mut self) -> Self {
+        self.freebind = true;
+        self
+    }
+
+    /// Sets [`SourceOptions::transparent`](Self#structfield.transparent).
+    pub fn transparent(mut self) -> Self {
+        self.transparent = true;
+        self
+    }
+
+    /// Sets [`SourceOptions::device`](Self#structfield.device), by its name.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = Some(name.into());
+        self
+    }
+
+    /// Sets [`SourceOptions::mark`](Self#structfield.mark).
+    pub fn mark(mut self, mark: u32) -> Self {
+        self.mark = Some(mark);
+        self
+    }
+
     /// Sets the options on a socket that is not bound; the error names the option.
     pub(super) fn apply(
         &self,
@@ -74,38 +115,6 @@ pub(super) fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
 pub(super) fn set_local_port(socket: &Socket, port: u16) -> io::Result<()> {
     let range = u32::from(port) | u32::from(port) << 16;
     set(socket, libc::SOL_IP, IP_LOCAL_PORT_RANGE, &range)
-}
-
-/// Whether this kernel has [`set_local_port`]'s option: 6.3 and later answer anything but
-/// `ENOPROTOOPT`.
-pub(super) fn has_local_port_range() -> io::Result<bool> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    match set_local_port(&socket, 40000) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether this kernel lets a socket bind to an address that is not local.
-pub(super) fn has_freebind() -> io::Result<bool> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    match socket.set_freebind_v4(true) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// `SO_ATTACH_FILTER`, socket(7), 2.2: a classic BPF program that keeps no byte of any packet.
-pub(super) fn attach_drop_all(socket: &Socket) -> io::Result<()> {
-    let keep_nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-    socket.attach_filter(&[keep_nothing])
-}
-
-/// `SO_DETACH_FILTER`, socket(7), 2.2.
-pub(super) fn detach_filter(socket: &Socket) -> io::Result<()> {
-    socket.detach_filter()
 }
 
 /// `uapi/linux/in.h`.

@@ -1,66 +1,157 @@
-//! How long a released four-tuple must rest.
+//! How long a released four-tuple must rest before the kernel takes it again.
 
-use super::{BindMode, ClosedFirst, mode::read_setting};
-use std::io;
-use std::net::IpAddr;
+use super::{BindMode, ClosedFirst, Tcp};
 
-/// The settings that decide (`ip-sysctl.rst`).
+/// `TCP_TIMEWAIT_LEN`, include/net/tcp.h: a constant of the kernel.
+pub(crate) const TIME_WAIT_MS: u64 = 60_000;
+
+/// TIME_WAIT begins when the peer's FIN has come, a little after our `close`; and the kernel wants
+/// more than `tcp_tw_reuse_delay`, not as much. Measured on loopback: 1.001 s and more.
+const AFTER_THE_DELAY_MS: u64 = 5;
+
+/// `net.ipv4.tcp_tw_reuse`, ip-sysctl: whether `connect` may choose a port in TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// `tcp_tw_reuse`: 0 never, 1 always, 2 loopback only.
-    pub(crate) tw_reuse: u8,
-    /// `tcp_tw_reuse_delay` in milliseconds, Linux 6.14; one second before.
-    pub(crate) tw_reuse_delay_ms: u64,
+pub(crate) enum TwReuse {
+    Never,
+    Always,
+    /// Where source or destination is a loopback address.
+    Loopback,
 }
 
-impl Settings {
-    /// Reads the settings of the calling thread's network namespace.
-    pub(crate) fn read() -> io::Result<Self> {
-        let number = |name: &str| {
-            let text = read_setting(name)?;
-            text.parse::<u64>().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, text))
+/// Whether a connection stays on this host, as the kernel sees it (`tcp_twsk_unique`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    Loopback,
+    Network,
+}
+
+/// What the rest of a TCP four-tuple hangs on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Released {
+    pub(crate) mode: BindMode,
+    pub(crate) tcp: Tcp,
+    pub(crate) path: Path,
+    pub(crate) settings: TimeWaitSettings,
+}
+
+/// The host's settings about TIME_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeWaitSettings {
+    pub(crate) tw_reuse: TwReuse,
+    /// `net.ipv4.tcp_tw_reuse_delay`, Linux 6.14; one second before.
+    pub(crate) tw_reuse_delay_ms: u32,
+    /// What this host does: `net.ipv4.tcp_timestamps`.
+    pub(crate) timestamps: bool,
+}
+
+impl TimeWaitSettings {
+    const ALWAYS: u64 = 1;
+    const LOOPBACK: u64 = 2;
+    const TIMESTAMPS: u64 = 4;
+
+    /// As one word, to be read and replaced at once.
+    pub(super) fn to_bits(self) -> u64 {
+        let tw_reuse = match self.tw_reuse {
+            TwReuse::Never => 0,
+            TwReuse::Always => Self::ALWAYS,
+            TwReuse::Loopback => Self::LOOPBACK,
         };
-        let tw_reuse_delay_ms = match number("tcp_tw_reuse_delay") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 1000,
-            other => other?,
-        };
-        Ok(Self { tw_reuse: number("tcp_tw_reuse")? as u8, tw_reuse_delay_ms })
+        let timestamps = if self.timestamps { Self::TIMESTAMPS } else { 0 };
+        u64::from(self.tw_reuse_delay_ms) << 32 | tw_reuse | timestamps
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self {
+            tw_reuse: match bits & (Self::ALWAYS | Self::LOOPBACK) {
+                0 => TwReuse::Never,
+                Self::ALWAYS => TwReuse::Always,
+                _ => TwReuse::Loopback,
+            },
+            tw_reuse_delay_ms: (bits >> 32) as u32,
+            timestamps: bits & Self::TIMESTAMPS != 0,
+        }
     }
 }
 
-/// Whether this host offers timestamps: `net.ipv4.tcp_timestamps`.
-pub(crate) fn uses_timestamps() -> io::Result<bool> {
-    Ok(read_setting("tcp_timestamps")? != "0")
-}
-
-/// `TCP_TIMEWAIT_LEN`, a constant of the kernel.
-const TIME_WAIT_MS: u64 = 60_000;
-
-/// Milliseconds from `close` until the kernel accepts the four-tuple again, and at least the
-/// user's own minimum.
-pub(crate) fn rest_ms(
-    mode: BindMode,
-    closed: ClosedFirst,
-    timestamps: bool,
-    settings: Settings,
-    loopback: bool,
-    user_min_ms: u64,
-) -> u64 {
-    let kernel_ms = match (closed, mode) {
-        (ClosedFirst::Peer | ClosedFirst::Reset, _) => 0,
-        (_, _) if !timestamps => TIME_WAIT_MS,
-        // The new connection's timestamps protect it from the old one's segments (RFC 6191).
-        (_, BindMode::Explicit) => 0,
-        (_, BindMode::Late) => match settings.tw_reuse {
-            1 => settings.tw_reuse_delay_ms + 1,
-            2 if loopback => settings.tw_reuse_delay_ms + 1,
-            _ => TIME_WAIT_MS,
-        },
+/// Milliseconds from `close` until the kernel takes the four-tuple again, and no less than
+/// `min_ms`:
+///
+/// | closed first | timestamps | explicit | late |
+/// | --- | --- | --- | --- |
+/// | by the peer, or reset by either | | 0 | 0 |
+/// | by us | on | 0 | `tcp_tw_reuse_delay` if `tcp_tw_reuse` allows it, else 60 s |
+/// | by us | off | 60 s | 60 s |
+///
+/// After `tcp_twsk_unique` in net/ipv4/tcp_ipv4.c and RFC 6191. Where the peer has not closed yet,
+/// the kernel may hold the four-tuple for longer than this says (FIN_WAIT1 until the peer has
+/// acknowledged all, FIN_WAIT2 for `tcp_fin_timeout`); that cannot be known at `close`, and costs
+/// a try each second.
+pub(crate) fn rest_ms(released: Released, min_ms: u64) -> u64 {
+    let Released { mode, tcp, path, settings } = released;
+    let may_reuse = match settings.tw_reuse {
+        TwReuse::Never => false,
+        TwReuse::Always => true,
+        TwReuse::Loopback => path == Path::Loopback,
     };
-    kernel_ms.max(user_min_ms)
+    let kernel_ms = match (tcp.closed, mode) {
+        (ClosedFirst::Peer | ClosedFirst::Reset, _) => 0,
+        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit) if tcp.timestamps => 0,
+        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Late)
+            if tcp.timestamps && may_reuse =>
+        {
+            u64::from(settings.tw_reuse_delay_ms) + AFTER_THE_DELAY_MS
+        }
+        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit | BindMode::Late) => {
+            TIME_WAIT_MS
+        }
+    };
+    kernel_ms.max(min_ms)
 }
 
-/// Whether `tcp_tw_reuse` of 2 holds for a destination: 127.0.0.0/8, `::1` and their mapped form.
-pub(crate) fn is_loopback_destination(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_as_one_word() {
+        for tw_reuse in [TwReuse::Never, TwReuse::Always, TwReuse::Loopback] {
+            for timestamps in [true, false] {
+                for tw_reuse_delay_ms in [1, 1_000, u32::MAX] {
+                    let settings = TimeWaitSettings { tw_reuse, tw_reuse_delay_ms, timestamps };
+                    assert_eq!(TimeWaitSettings::from_bits(settings.to_bits()), settings);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rests_follow_the_kernels_rules() {
+        use BindMode::{Explicit, Late};
+        use ClosedFirst::{Peer, Reset, Unknown, Us};
+        use Path::{Loopback, Network};
+        use TwReuse::{Always, Never};
+        const ONLY_LOOPBACK: TwReuse = TwReuse::Loopback;
+        for (mode, closed, timestamps, tw_reuse, path, expected) in [
+            (Explicit, Peer, false, Never, Network, 0),
+            (Late, Peer, false, Never, Network, 0),
+            (Explicit, Reset, false, Never, Network, 0),
+            (Late, Reset, false, Never, Network, 0),
+            (Explicit, Us, true, Never, Network, 0),
+            (Explicit, Us, true, Always, Loopback, 0),
+            (Explicit, Us, false, Always, Loopback, 60_000),
+            (Explicit, Unknown, false, Never, Network, 60_000),
+            (Late, Us, true, Never, Loopback, 60_000),
+            (Late, Us, true, Always, Network, 1_005),
+            (Late, Us, true, ONLY_LOOPBACK, Loopback, 1_005),
+            (Late, Us, true, ONLY_LOOPBACK, Network, 60_000),
+            (Late, Us, false, Always, Loopback, 60_000),
+            (Late, Unknown, true, Always, Network, 1_005),
+        ] {
+            let settings =
+                TimeWaitSettings { tw_reuse, tw_reuse_delay_ms: 1_000, timestamps: true };
+            let released = Released { mode, tcp: Tcp { closed, timestamps }, path, settings };
+            assert_eq!(rest_ms(released, 0), expected, "{released:?}");
+            assert_eq!(rest_ms(released, 7_000), expected.max(7_000), "{released:?}");
+        }
+    }
 }

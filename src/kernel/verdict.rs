@@ -27,22 +27,32 @@ pub enum Verdict {
     GiveUp,
 }
 
-/// The table. Sources: bind(2), connect(2), ip(7), and measurement on Linux 6.18.
+/// The one table, over bind(2), connect(2) and the kernel's functions:
+///
+/// | call | errno | told by | what it means |
+/// | --- | --- | --- | --- |
+/// | bind | `EADDRINUSE` | `inet_csk_get_port`, `udp_lib_get_port` | the (address, port), for all destinations |
+/// | bind | `EADDRNOTAVAIL` | `__inet_bind`, `inet6_bind` | the address is none of ours |
+/// | bind | `EACCES` | `__inet_bind` | a port below `ip_unprivileged_port_start` |
+/// | connect | `EADDRNOTAVAIL` | `__inet_check_established` | explicit: this four-tuple is in use |
+/// | connect | `EADDRNOTAVAIL` | `__inet_hash_connect` | late: the same, or an explicit socket has the port |
+/// | any | all others | routes, peers, permissions, limits | nothing about the source port |
+///
+/// In late mode the kernel does not tell a four-tuple in use from a port that an explicit socket
+/// keeps from everyone who does not name it. It is judged as the four-tuple alone: resting the port
+/// would keep it from destinations towards which it is free, and a pool would be exhausted that is
+/// not. A port that is really lost costs one try for each destination and second.
 pub(crate) fn verdict(call: Call, errno: i32, mode: BindMode) -> Verdict {
     match (call, errno, mode) {
-        // Somebody holds the port without sharing: inet_csk_get_port.
+        // Somebody holds the port without sharing.
         (Call::Bind, libc::EADDRINUSE, BindMode::Explicit) => Verdict::RestPort,
         // The port is not chosen yet, so it cannot be in use; kernels before 4.2 alone say so.
         (Call::Bind, libc::EADDRINUSE, BindMode::Late) => Verdict::TryAnother,
-        // The address is not local: __inet_bind without IP_FREEBIND.
+        // The address is not local, and the socket has no IP_FREEBIND.
         (Call::Bind, libc::EADDRNOTAVAIL, _) => Verdict::RestAddress,
-        // A port below ip_unprivileged_port_start: __inet_bind. Also a security module's veto.
+        // Also a security module's veto.
         (Call::Bind, libc::EACCES, BindMode::Explicit) => Verdict::RestPort,
-        // The four-tuple lives: __inet_check_established.
-        (Call::Connect, libc::EADDRNOTAVAIL, BindMode::Explicit) => Verdict::RestTuple,
-        // The same, or an explicit socket on any address holds the port; the errno cannot tell,
-        // so the narrower scope: a port that is poisoned costs one try for each destination.
-        (Call::Connect, libc::EADDRNOTAVAIL, BindMode::Late) => Verdict::RestTuple,
+        (Call::Connect, libc::EADDRNOTAVAIL, _) => Verdict::RestTuple,
         // BSD's name for the same; connect(2) lists it.
         (Call::Connect, libc::EADDRINUSE, _) => Verdict::RestTuple,
         // connect(2): "all port numbers in the ephemeral port range are in use", here of one port.
@@ -70,6 +80,10 @@ mod tests {
             (Bind, libc::EADDRNOTAVAIL, Late, Verdict::RestAddress),
             (Bind, libc::EACCES, Explicit, Verdict::RestPort),
             (Bind, libc::EINVAL, Explicit, Verdict::GiveUp),
+            (Bind, libc::EPERM, Explicit, Verdict::GiveUp),
+            (Bind, libc::ENODEV, Explicit, Verdict::GiveUp),
+            (Bind, libc::ENOBUFS, Late, Verdict::GiveUp),
+            (Bind, libc::ENOPROTOOPT, Late, Verdict::GiveUp),
             (Bind, libc::EAFNOSUPPORT, Late, Verdict::GiveUp),
             (Connect, libc::EADDRNOTAVAIL, Explicit, Verdict::RestTuple),
             (Connect, libc::EADDRNOTAVAIL, Late, Verdict::RestTuple),
@@ -83,6 +97,11 @@ mod tests {
             (Connect, libc::ENETUNREACH, Explicit, Verdict::GiveUp),
             (Connect, libc::EINPROGRESS, Late, Verdict::GiveUp),
             (Connect, libc::EINTR, Late, Verdict::GiveUp),
+            (Connect, libc::EHOSTUNREACH, Late, Verdict::GiveUp),
+            (Connect, libc::ECONNRESET, Explicit, Verdict::GiveUp),
+            (Connect, libc::EMFILE, Explicit, Verdict::GiveUp),
+            (Connect, libc::ENOBUFS, Late, Verdict::GiveUp),
+            (Connect, 0, Explicit, Verdict::GiveUp),
         ];
         for (call, errno, mode, expected) in table {
             assert_eq!(verdict(call, errno, mode), expected, "{call:?} {errno} {mode:?}");

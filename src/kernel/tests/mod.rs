@@ -1,4 +1,0 @@
-//! Real sockets in namespaces of their own.
-
-mod binding;
-mod resting;

@@ -1,0 +1,165 @@
+//! Rests against what the kernel does: who closed first x bind mode x timestamps x `tcp_tw_reuse`.
+
+use super::*;
+use crate::ledger::{Destination, FourTuple};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Instant;
+
+/// A four-tuple whose connection has ended.
+struct Ended {
+    source: SocketAddr,
+    to: SocketAddr,
+    mode: Mode,
+    rest_ms: u64,
+    row: String,
+}
+
+impl Ended {
+    /// What the kernel says to a new connection, which leaves nothing behind.
+    fn again(&self, listener: &TcpListener) -> io::Result<()> {
+        let fd = dial(self.source, self.to, self.mode)?;
+        drop(listener.accept()?);
+        SockRef::from(&fd).set_linger(Some(Duration::ZERO))
+    }
+
+    fn is_refused(&self, listener: &TcpListener) {
+        assert_eq!(errno(self.again(listener)), libc::EADDRNOTAVAIL, "{}", self.row);
+    }
+
+    fn is_accepted(&self, listener: &TcpListener) {
+        self.again(listener).unwrap_or_else(|error| panic!("{}: {error}", self.row));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum First {
+    Us,
+    Peer,
+    PeerResets,
+    WeReset,
+    /// We close with data unread, which resets.
+    WeUnread,
+}
+
+/// Connects, and closes in the given order; gives who closed first, as the kernel tells it.
+fn live_and_end(source: SocketAddr, listener: &TcpListener, mode: Mode, first: First) -> Ending {
+    let ours = TcpStream::from(dial(source, listener.local_addr().unwrap(), mode).unwrap());
+    let (mut peer, _) = listener.accept().unwrap();
+    match first {
+        First::Us => {
+            let ending = ending(ours.as_fd());
+            drop(ours);
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+            ending
+        }
+        First::Peer => {
+            drop(peer);
+            assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
+            ending(ours.as_fd())
+        }
+        First::WeReset => {
+            SockRef::from(&ours).set_linger(Some(Duration::ZERO)).unwrap();
+            ending(ours.as_fd())
+        }
+        First::WeUnread => {
+            peer.write_all(b"unread").unwrap();
+            ours.peek(&mut [0]).unwrap();
+            ending(ours.as_fd())
+        }
+        First::PeerResets => {
+            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            assert_eq!((&ours).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            ending(ours.as_fd())
+        }
+    }
+}
+
+#[test]
+fn a_four_tuple_rests_as_long_as_the_kernel_refuses_it() {
+    in_namespace(
+        "kernel::tests::rests::a_four_tuple_rests_as_long_as_the_kernel_refuses_it",
+        || {
+            // Addresses that the kernel does not take for loopback, though they stay on this host.
+            for address in ["10.9.0.1/32", "10.9.0.2/32"] {
+                let added =
+                    Command::new("ip").args(["address", "add", address, "dev", "lo"]).status();
+                assert!(added.unwrap().success());
+            }
+            let mut port = 0;
+            let mut rows = 0;
+            for timestamps in ["1", "0"] {
+                sysctl("net.ipv4.tcp_timestamps", timestamps);
+                for tw_reuse in ["0", "1", "2"] {
+                    sysctl("net.ipv4.tcp_tw_reuse", tw_reuse);
+                    let policy = policy(ModeChoice::ByPort);
+                    for (from, to) in [("127.0.0.2", "127.0.0.1:700"), ("10.9.0.2", "10.9.0.1:700")]
+                    {
+                        let listener = TcpListener::from(listen(at(to)));
+                        let mut resting = Vec::new();
+                        let began = Instant::now();
+                        for (base, mode) in [(5000, Mode::Explicit), (40000, Mode::Late)] {
+                            for first in [
+                                First::Us,
+                                First::Peer,
+                                First::PeerResets,
+                                First::WeReset,
+                                First::WeUnread,
+                            ] {
+                                port += 1;
+                                let source = at(&format!("{from}:{}", base + port));
+                                let ending = live_and_end(source, &listener, mode, first);
+                                let destination = Destination::new(Protocol::Tcp, at(to));
+                                let four_tuple = FourTuple { source, destination };
+                                let rest_ms = policy.rest_ms(&four_tuple, ending, 0);
+                                let row = format!(
+                                    "{mode:?}, first {first:?}, timestamps {timestamps}, tcp_tw_reuse \
+                                 {tw_reuse}, {from}: {rest_ms} ms"
+                                );
+                                resting.push(Ended { source, to: at(to), mode, rest_ms, row });
+                            }
+                        }
+                        let ended = Instant::now();
+                        rows += resting.len();
+                        let (free, resting): (Vec<_>, Vec<_>) =
+                            resting.into_iter().partition(|ended| ended.rest_ms == 0);
+                        free.iter().for_each(|ended| ended.is_accepted(&listener));
+                        for ended in &resting {
+                            // A test that was held up for as long as the rest has nothing to say.
+                            if began.elapsed() < Duration::from_millis(ended.rest_ms) / 2 {
+                                ended.is_refused(&listener);
+                            }
+                        }
+                        // Those that rest for a minute were refused now, and that is all.
+                        for brief in resting.iter().filter(|ended| ended.rest_ms < 10_000) {
+                            let until = ended + Duration::from_millis(brief.rest_ms);
+                            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                            brief.is_accepted(&listener);
+                        }
+                    }
+                }
+            }
+            assert_eq!(rows, 2 * 3 * 2 * 2 * 5);
+        },
+    );
+}
+
+#[test]
+fn an_orphan_that_still_has_to_deliver_costs_a_try() {
+    in_namespace("kernel::tests::rests::an_orphan_that_still_has_to_deliver_costs_a_try", || {
+        let to = at("127.0.0.1:700");
+        let listener = listen(to);
+        let source = at("127.0.0.2:5000");
+        let ours = dial(source, to, Mode::Explicit).unwrap();
+        let (_peer, _) = listener.accept().unwrap();
+        // More than the peer takes: our FIN waits behind it, in FIN_WAIT1.
+        let socket = SockRef::from(&ours);
+        socket.set_nonblocking(true).unwrap();
+        while socket.send(&[0; 65536]).is_ok() {}
+        drop(ours);
+        let error = errno(dial(source, to, Mode::Explicit));
+        assert_eq!(verdict(Call::Connect, error, Mode::Explicit), Verdict::RestTuple);
+    });
+}
