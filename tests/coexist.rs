@@ -1,12 +1,19 @@
 //! One pool over all ports of a host on which other programs connect as they always do.
 
 mod common;
+#[path = "common/sysctl.rs"]
+mod settings;
 
-use common::{in_namespace, sysctl};
-use portlease::{Error, Mode, ModeChoice, Pool, PortRange, Protocol};
+use common::in_namespace;
+use portlease::{BindMode, Error, ModeChoice, Pool, PortRange, Protocol};
+use settings::sysctl;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+
+fn pool(sources: &str, mode: ModeChoice) -> Pool {
+    Pool::builder().sources(sources).bind_mode(mode).build().unwrap()
+}
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -50,7 +57,7 @@ fn a_pool_uses_every_port_while_others_connect_as_ever() {
             streams.iter().map(|stream| stream.get_ref().local_addr().unwrap().port()).collect();
         assert_eq!(ports.len(), OURS);
         assert_eq!(foreign.len(), THEIRS);
-        let late = streams.iter().filter(|stream| stream.lease().mode() == Mode::Late).count();
+        let late = streams.iter().filter(|stream| stream.lease().mode() == BindMode::Late).count();
         assert_eq!(late, THEIRS);
         assert!(matches!(pool.connect(at("127.0.0.1:700")), Err(Error::Exhausted(_))));
         // With all of ours open, others still have every port towards their destinations.
@@ -89,12 +96,12 @@ fn a_range_that_moves_away_costs_tries_never_a_wrong_lease() {
         let to = at("127.0.0.1:700");
         sysctl("net.ipv4.ip_local_port_range", "40000 40099");
         let pool = Pool::builder().sources("127.0.0.2").build().unwrap();
-        assert_eq!(pool.connect(to).unwrap().lease().mode(), Mode::Late);
+        assert_eq!(pool.connect(to).unwrap().lease().mode(), BindMode::Late);
         sysctl("net.ipv4.ip_local_port_range", "50000 50099");
         let streams: Vec<_> = (0..50).map(|_| pool.connect(to).unwrap()).collect();
         for stream in &streams {
             assert_eq!(stream.get_ref().local_addr().unwrap(), stream.four_tuple().source);
-            assert_eq!(stream.lease().mode(), Mode::Explicit);
+            assert_eq!(stream.lease().mode(), BindMode::Explicit);
         }
     });
 }
@@ -138,6 +145,51 @@ fn late_mode_refuses_ports_that_it_cannot_have() {
         let error = build("40050-40100").unwrap_err().to_string();
         for part in ["127.0.0.2", "40050-40100", "40000-40099", "ByPort"] {
             assert!(error.contains(part), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_range_that_changes_under_us_costs_no_connection() {
+    in_namespace("a_range_that_changes_under_us_costs_no_connection", || {
+        let (listener, to) = (listen("127.0.0.1:700"), at("127.0.0.1:700"));
+        let pool = pool("127.0.0.2:40000-40009", ModeChoice::ByPort);
+        let late = pool.connect(to).unwrap();
+        assert_eq!(late.lease().mode(), BindMode::Late);
+        // Outside of its range the kernel silently ignores which port it is told.
+        sysctl("net.ipv4.ip_local_port_range", "50000 50999");
+        let streams: Vec<_> = (0..9).map(|_| pool.connect(to).unwrap()).collect();
+        assert_eq!(streams[0].lease().mode(), BindMode::Explicit);
+        listener.accept().unwrap();
+        for stream in &streams {
+            let (_, from) = std::iter::repeat_with(|| listener.accept().unwrap())
+                .find(|(_, from)| (40_000..40_010).contains(&from.port()))
+                .unwrap();
+            assert!((40_000..40_010).contains(&stream.get_ref().local_addr().unwrap().port()));
+            assert_eq!(from.ip(), stream.four_tuple().source.ip());
+            assert_eq!(stream.get_ref().local_addr().unwrap(), stream.four_tuple().source);
+        }
+    });
+}
+
+#[test]
+fn the_pools_default_range_is_the_kernels() {
+    in_namespace("the_pools_default_range_is_the_kernels", || {
+        sysctl("net.ipv4.ip_local_port_range", "50000 50009");
+        sysctl("net.ipv4.ip_local_reserved_ports", "50003,50006-50007");
+        let (_listener, to) = (listen("127.0.0.1:700"), at("127.0.0.1:700"));
+        let capacity =
+            |mode| pool("127.0.0.2", mode).census_of(Protocol::Tcp, to).unwrap().capacity;
+        assert_eq!(capacity(ModeChoice::ByPort), 10);
+        // What the kernel has reserved it does not take by itself.
+        assert_eq!(capacity(ModeChoice::Late), 7);
+        let none = Pool::builder().sources("127.0.0.2:50003").bind_mode(ModeChoice::Late).build();
+        assert!(matches!(none, Err(Error::Config { .. })));
+        let pool = pool("127.0.0.2", ModeChoice::ByPort);
+        let streams: Vec<_> = (0..10).map(|_| pool.connect(to).unwrap()).collect();
+        for stream in streams {
+            let explicit = [50_003, 50_006, 50_007].contains(&stream.four_tuple().source.port());
+            assert_eq!(stream.lease().mode() == BindMode::Explicit, explicit);
         }
     });
 }

@@ -1,12 +1,15 @@
 //! Connections over real sockets, in namespaces of their own.
 
 mod common;
+#[path = "common/sysctl.rs"]
+mod settings;
 
 use common::in_namespace;
 use portlease::{
     BindMode, Call, ClosedFirst, ConnectOptions, Error, ModeChoice, Pool, Protocol, Reported,
     Verdict,
 };
+use settings::sysctl;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -40,12 +43,6 @@ fn flags_of(socket: &impl AsRawFd) -> i32 {
     let text = std::fs::read_to_string(path).unwrap();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
     i32::from_str_radix(flags.trim(), 8).unwrap()
-}
-
-/// Writes a sysctl of this namespace: `net.ipv4.tcp_tw_reuse`.
-fn sysctl(name: &str, value: &str) {
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
 }
 
 /// A socket of somebody who knows nothing of us, bound as programs do.
@@ -414,51 +411,6 @@ fn ipv6_works_as_ipv4_does() {
             let (_, from) = listener.accept().unwrap();
             assert_eq!(from, stream.four_tuple().source);
             assert_eq!(from.to_string(), format!("[::1]:{ports}"));
-        }
-    });
-}
-
-#[test]
-fn a_range_that_changes_under_us_costs_no_connection() {
-    in_namespace("a_range_that_changes_under_us_costs_no_connection", || {
-        let (listener, to) = listen("127.0.0.1:700");
-        let pool = pool("127.0.0.2:40000-40009", ModeChoice::ByPort);
-        let late = pool.connect(to).unwrap();
-        assert_eq!(late.lease().mode(), BindMode::Late);
-        // Outside of its range the kernel silently ignores which port it is told.
-        sysctl("net.ipv4.ip_local_port_range", "50000 50999");
-        let streams: Vec<_> = (0..9).map(|_| pool.connect(to).unwrap()).collect();
-        assert_eq!(streams[0].lease().mode(), BindMode::Explicit);
-        listener.accept().unwrap();
-        for stream in &streams {
-            let (_, from) = std::iter::repeat_with(|| listener.accept().unwrap())
-                .find(|(_, from)| (40_000..40_010).contains(&from.port()))
-                .unwrap();
-            assert!((40_000..40_010).contains(&stream.get_ref().local_addr().unwrap().port()));
-            assert_eq!(from.ip(), stream.four_tuple().source.ip());
-            assert_eq!(stream.get_ref().local_addr().unwrap(), stream.four_tuple().source);
-        }
-    });
-}
-
-#[test]
-fn the_pools_default_range_is_the_kernels() {
-    in_namespace("the_pools_default_range_is_the_kernels", || {
-        sysctl("net.ipv4.ip_local_port_range", "50000 50009");
-        sysctl("net.ipv4.ip_local_reserved_ports", "50003,50006-50007");
-        let (_listener, to) = listen("127.0.0.1:700");
-        let capacity =
-            |mode| pool("127.0.0.2", mode).census_of(Protocol::Tcp, to).unwrap().capacity;
-        assert_eq!(capacity(ModeChoice::ByPort), 10);
-        // What the kernel has reserved it does not take by itself.
-        assert_eq!(capacity(ModeChoice::Late), 7);
-        let none = Pool::builder().sources("127.0.0.2:50003").bind_mode(ModeChoice::Late).build();
-        assert!(matches!(none, Err(Error::Config { .. })));
-        let pool = pool("127.0.0.2", ModeChoice::ByPort);
-        let streams: Vec<_> = (0..10).map(|_| pool.connect(to).unwrap()).collect();
-        for stream in streams {
-            let explicit = [50_003, 50_006, 50_007].contains(&stream.four_tuple().source.port());
-            assert_eq!(stream.lease().mode() == BindMode::Explicit, explicit);
         }
     });
 }

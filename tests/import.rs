@@ -1,9 +1,12 @@
 //! What others hold: sockets from before the pool's time, and listeners.
 
 mod common;
+#[path = "common/sysctl.rs"]
+mod settings;
 
-use common::{in_namespace, sysctl};
+use common::in_namespace;
 use portlease::{Error, Exhausted, ModeChoice, Pool, PortRange, Protocol};
+use settings::sysctl;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};

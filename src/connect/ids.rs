@@ -48,8 +48,7 @@ impl Pool {
     pub fn close_id(&self, id: LeaseId, socket: OwnedFd) -> Result<(), Error> {
         let live = self.inner().live(id);
         let ending = live.map(|at| {
-            let four_tuple =
-                FourTuple { source: at.socket_address(), destination: id.destination };
+            let four_tuple = FourTuple { source: at.socket_address(), destination: id.destination };
             self.inner().ending(socket.as_fd(), &four_tuple)
         });
         drop(socket);

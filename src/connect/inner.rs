@@ -3,8 +3,8 @@
 use super::random::{Seed, Stream};
 use super::watch::Watch;
 use crate::error::{Error, Exhausted};
-use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Diag, Host, Monotonic};
-use crate::kernel::{SocketState, SourceOptions, Tcp, Verdict};
+use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Host, Monotonic};
+use crate::kernel::{SourceOptions, Tcp, Verdict};
 use crate::ledger::{
     Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
     Protocol, Slot, Source, SourcePort, Then, canonical, scope_of,
@@ -220,20 +220,8 @@ impl Inner {
 
     /// How a connection ends, asked just before its socket is closed.
     pub(super) fn ending(&self, socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> Tcp {
-        match kernel::closed_first(socket) {
-            // The socket is out of the kernel's tables already; does TIME_WAIT live on without it?
-            Ok(Tcp { closed: ClosedFirst::Unknown, timestamps }) => {
-                let left = Diag::open().and_then(|mut diag| diag.find(four_tuple, 0));
-                let closed = match left {
-                    Ok(None) => ClosedFirst::Reset,
-                    Ok(Some(SocketState::TimeWait { .. } | SocketState::Live)) => ClosedFirst::Us,
-                    Err(_) => ClosedFirst::Unknown,
-                };
-                Tcp { closed, timestamps }
-            }
-            Ok(tcp) => tcp,
-            Err(_) => self.host.closed(ClosedFirst::Unknown),
-        }
+        let told = kernel::closed_first(socket, four_tuple);
+        told.unwrap_or_else(|_| self.host.closed(ClosedFirst::Unknown))
     }
 
     /// What becomes of a four-tuple whose connection was closed.

@@ -94,17 +94,20 @@ pub(crate) fn check_bindable(
     };
     let socket = stream_socket(Family::of(source.ip()), false)
         .map_err(|error| os(CallError { call: "socket", error }))?;
-    source_options.apply(&socket, source).map_err(|refused| match refused.error.raw_os_error() {
-        Some(libc::ENODEV) => {
-            let device = source_options.device.as_deref().unwrap_or_default();
-            let way_out = format!("there is no interface '{device}' (SourceOptions::device)");
-            problem(&refused.error, way_out)
+    source_options.apply(&socket, source).map_err(|refused| {
+        match refused.error.raw_os_error() {
+            Some(libc::ENODEV) => {
+                let device = source_options.device.as_deref().unwrap_or_default();
+                let way_out = format!("there is no interface '{device}' (SourceOptions::device)");
+                problem(&refused.error, way_out)
+            }
+            Some(libc::EPERM) => problem(
+                &refused.error,
+                "SourceOptions::transparent, mark and device need CAP_NET_ADMIN or CAP_NET_RAW"
+                    .into(),
+            ),
+            _ => os(refused),
         }
-        Some(libc::EPERM) => problem(
-            &refused.error,
-            "SourceOptions::transparent, mark and device need CAP_NET_ADMIN or CAP_NET_RAW".into(),
-        ),
-        _ => os(refused),
     })?;
     // Without it (before Linux 4.2) a port is taken for a moment, which does no harm either.
     let _ = options::set_bind_address_no_port(&socket);

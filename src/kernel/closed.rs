@@ -1,5 +1,7 @@
 //! How a connection ends, seen just before its descriptor is closed.
 
+use super::Diag;
+use crate::ledger::FourTuple;
 use socket2::SockRef;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -28,10 +30,11 @@ pub(crate) struct Tcp {
 }
 
 /// Asks the kernel, just before `close`, who closes first: `TCP_INFO`, tcp(7), Linux 2.4.
-pub(crate) fn closed_first(socket: BorrowedFd<'_>) -> io::Result<Tcp> {
+pub(crate) fn closed_first(socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> io::Result<Tcp> {
     let info = tcp_info(socket)?;
     let closed = match of_state(info[STATE]) {
         ClosedFirst::Us if will_reset(socket) => ClosedFirst::Reset,
+        ClosedFirst::Unknown => left_behind(socket, four_tuple),
         closed => closed,
     };
     Ok(Tcp { closed, timestamps: info[OPTIONS] & OPTION_TIMESTAMPS != 0 })
@@ -75,6 +78,19 @@ fn of_state(state: u8) -> ClosedFirst {
         // CLOSE: after a reset, and also after both ends were shut down while the descriptor was
         // open, when TIME_WAIT lives on without the socket. sock_diag tells them apart.
         _ => ClosedFirst::Unknown,
+    }
+}
+
+/// Whether TIME_WAIT lives on without a socket that is out of the kernel's tables already.
+fn left_behind(socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> ClosedFirst {
+    if !matches!(SockRef::from(&socket).device(), Ok(None)) {
+        // It takes the number of the interface to ask for it.
+        return ClosedFirst::Unknown;
+    }
+    match Diag::open().and_then(|mut diag| diag.find(four_tuple, 0)) {
+        Ok(None) => ClosedFirst::Reset,
+        Ok(Some(_)) => ClosedFirst::Us,
+        Err(_) => ClosedFirst::Unknown,
     }
 }
 

@@ -96,9 +96,7 @@ pub(crate) fn rest_ms(released: Released, min_ms: u64) -> u64 {
     let kernel_ms = match (tcp.closed, mode) {
         (ClosedFirst::Peer | ClosedFirst::Reset, _) => 0,
         (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit) if tcp.timestamps => 0,
-        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Late)
-            if tcp.timestamps && may_reuse =>
-        {
+        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Late) if tcp.timestamps && may_reuse => {
             u64::from(settings.tw_reuse_delay_ms) + AFTER_THE_DELAY_MS
         }
         (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit | BindMode::Late) => {

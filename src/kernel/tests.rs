@@ -3,15 +3,18 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod rests;
+#[path = "../../tests/common/sysctl.rs"]
+mod settings;
 
 use super::*;
 use crate::error::Error;
 use crate::ledger::{Family, PortRange, Protocol};
-use common::{in_namespace, sysctl};
+use common::in_namespace;
+use settings::sysctl;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 fn at(text: &str) -> SocketAddr {
@@ -27,20 +30,23 @@ fn listen(address: SocketAddr) -> Socket {
 }
 
 /// A socket that is bound and connected as the library does it.
-fn dial(source: SocketAddr, to: SocketAddr, mode: Mode) -> io::Result<OwnedFd> {
-    let fd = socket(Family::of(source.ip()), Protocol::Tcp, false)?;
-    bind(fd.as_fd(), source, Protocol::Tcp, mode, &SourceOptions::new())?;
-    assert_eq!(connect(fd.as_fd(), to)?, Progress::Connected);
-    check_source(fd.as_fd(), source, mode)?;
-    Ok(fd)
+fn dial(source: SocketAddr, to: SocketAddr, mode: BindMode) -> io::Result<Socket> {
+    let socket = stream_socket(Family::of(source.ip()), false)?;
+    bind(&socket, source, mode, &SourceOptions::new()).map_err(|refused| refused.error)?;
+    assert_eq!(connect(&socket, to)?, Progress::Connected);
+    match bound_as_leased(&socket, source)? {
+        true => Ok(socket),
+        false => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
 }
 
-fn errno<T>(result: io::Result<T>) -> i32 {
-    result.err().expect("a refusal").raw_os_error().unwrap()
+/// What went wrong: the kernel's errors, and ours, which have no number.
+fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
+    result.err().expect("a refusal").kind()
 }
 
-fn policy(choice: ModeChoice) -> PortPolicy {
-    PortPolicy::probe(choice).unwrap()
+fn host(choice: ModeChoice) -> Host {
+    Host::probe(choice).unwrap()
 }
 
 #[test]
@@ -50,18 +56,18 @@ fn one_port_serves_many_destinations() {
             let _listener = listen(at(wildcard));
             let others: Vec<_> =
                 (701..720).map(|port| listen(at(&format!("[::1]:{port}")))).collect();
-            for (port, mode) in [(5000, Mode::Explicit), (40000, Mode::Late)] {
+            for (port, mode) in [(5000, BindMode::Explicit), (40000, BindMode::Late)] {
                 let source = at(&format!("{source}{port}"));
                 let to = |n: u16| match source {
                     SocketAddr::V4(_) => SocketAddr::from(([127, 1, 0, n as u8], 700)),
                     SocketAddr::V6(_) => at(&format!("[::1]:{}", 700 + n)),
                 };
                 let held: Vec<_> = (0..20).map(|n| dial(source, to(n), mode).unwrap()).collect();
-                for fd in &held {
-                    assert_eq!(local_address(fd.as_fd()).unwrap(), source);
+                for socket in &held {
+                    assert_eq!(socket.local_addr().unwrap().as_socket(), Some(source));
                 }
                 // The same four-tuple a second time.
-                assert_eq!(errno(dial(source, to(0), mode)), libc::EADDRNOTAVAIL);
+                assert_eq!(kind(dial(source, to(0), mode)), io::ErrorKind::AddrNotAvailable);
             }
             drop(others);
         }
@@ -73,17 +79,20 @@ fn an_explicit_port_leaves_no_more_room_than_it_must() {
     in_namespace("kernel::tests::an_explicit_port_leaves_no_more_room_than_it_must", || {
         let to = at("127.0.0.1:700");
         let _listener = listen(to);
-        let held = dial(at("127.0.0.2:5000"), to, Mode::Explicit).unwrap();
-        assert!(!SockRef::from(&held).reuse_port().unwrap());
+        let held = dial(at("127.0.0.2:5000"), to, BindMode::Explicit).unwrap();
+        assert!(!held.reuse_port().unwrap());
         let stranger = |address: &str| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_reuse_port(true).unwrap();
             socket.bind(&at(address).into())
         };
-        assert_eq!(errno(stranger("0.0.0.0:5000")), libc::EADDRINUSE);
+        assert_eq!(kind(stranger("0.0.0.0:5000")), io::ErrorKind::AddrInUse);
         // A listener that came before us is met, unless it gave leave by SO_REUSEPORT.
         let _other = listen(at("127.0.0.2:5001"));
-        assert_eq!(errno(dial(at("127.0.0.2:5001"), to, Mode::Explicit)), libc::EADDRINUSE);
+        assert_eq!(
+            kind(dial(at("127.0.0.2:5001"), to, BindMode::Explicit)),
+            io::ErrorKind::AddrInUse
+        );
     });
 }
 
@@ -92,28 +101,28 @@ fn the_mode_follows_from_the_port() {
     in_namespace("kernel::tests::the_mode_follows_from_the_port", || {
         sysctl("net.ipv4.ip_local_port_range", "40000 40999");
         sysctl("net.ipv4.ip_local_reserved_ports", "40100-40109,40200");
-        let by_port = policy(ModeChoice::ByPort);
+        let by_port = host(ModeChoice::ByPort);
         assert_eq!(by_port.capabilities().late_bind(), Capability::Set);
         assert_eq!(by_port.local_port_range(), PortRange::new(40000, 40999).unwrap());
         for (port, mode) in [
-            (1, Mode::Explicit),
-            (39999, Mode::Explicit),
-            (40000, Mode::Late),
-            (40099, Mode::Late),
-            (40100, Mode::Explicit),
-            (40109, Mode::Explicit),
-            (40110, Mode::Late),
-            (40200, Mode::Explicit),
-            (40999, Mode::Late),
-            (41000, Mode::Explicit),
-            (65535, Mode::Explicit),
+            (1, BindMode::Explicit),
+            (39999, BindMode::Explicit),
+            (40000, BindMode::Late),
+            (40099, BindMode::Late),
+            (40100, BindMode::Explicit),
+            (40109, BindMode::Explicit),
+            (40110, BindMode::Late),
+            (40200, BindMode::Explicit),
+            (40999, BindMode::Late),
+            (41000, BindMode::Explicit),
+            (65535, BindMode::Explicit),
         ] {
-            assert_eq!(by_port.mode(Protocol::Tcp, port), mode, "{port}");
-            assert_eq!(by_port.mode(Protocol::Udp, port), Mode::Explicit, "{port}");
-            let explicit = policy(ModeChoice::Explicit).mode(Protocol::Tcp, port);
-            assert_eq!(explicit, Mode::Explicit, "{port}");
+            assert_eq!(by_port.mode_of(Protocol::Tcp, port), mode, "{port}");
+            assert_eq!(by_port.mode_of(Protocol::Udp, port), BindMode::Explicit, "{port}");
+            let explicit = host(ModeChoice::Explicit).mode_of(Protocol::Tcp, port);
+            assert_eq!(explicit, BindMode::Explicit, "{port}");
         }
-        let late = policy(ModeChoice::Late);
+        let late = host(ModeChoice::Late);
         let check = |first, last| {
             let ports = PortRange::new(first, last).unwrap();
             late.check_ports(at("127.0.0.2:0").ip(), ports)
@@ -138,23 +147,23 @@ fn a_range_that_changes_is_noticed() {
         let to = at("127.0.0.1:700");
         let _listener = listen(to);
         let source = at("127.0.0.2:40000");
-        let policy = policy(ModeChoice::ByPort);
-        assert_eq!(policy.mode(Protocol::Tcp, 40000), Mode::Late);
+        let host = host(ModeChoice::ByPort);
+        assert_eq!(host.mode_of(Protocol::Tcp, 40000), BindMode::Late);
         sysctl("net.ipv4.ip_local_port_range", "50000 50999");
         sysctl("net.ipv4.tcp_tw_reuse", "0");
         // The kernel ignores the option and takes another port: never handed out.
-        assert_eq!(errno(dial(source, to, Mode::Late)), libc::EADDRNOTAVAIL);
+        assert_eq!(kind(dial(source, to, BindMode::Late)), io::ErrorKind::AddrNotAvailable);
         let mut now_ms = 10_000;
-        policy.look_again(now_ms);
-        assert_eq!(policy.mode(Protocol::Tcp, 40000), Mode::Explicit);
-        assert_eq!(policy.mode(Protocol::Tcp, 50000), Mode::Late);
-        dial(source, to, policy.mode(Protocol::Tcp, 40000)).unwrap();
+        host.look_again(now_ms);
+        assert_eq!(host.mode_of(Protocol::Tcp, 40000), BindMode::Explicit);
+        assert_eq!(host.mode_of(Protocol::Tcp, 50000), BindMode::Late);
+        dial(source, to, host.mode_of(Protocol::Tcp, 40000)).unwrap();
         // At most once a second.
         sysctl("net.ipv4.ip_local_port_range", "40000 40999");
-        for (later_ms, mode) in [(999, Mode::Explicit), (1, Mode::Late)] {
+        for (later_ms, mode) in [(999, BindMode::Explicit), (1, BindMode::Late)] {
             now_ms += later_ms;
-            policy.look_again(now_ms);
-            assert_eq!(policy.mode(Protocol::Tcp, 40000), mode);
+            host.look_again(now_ms);
+            assert_eq!(host.mode_of(Protocol::Tcp, 40000), mode);
         }
     });
 }
@@ -192,12 +201,12 @@ fn an_address_that_cannot_be_bound_is_told_with_the_way_out() {
 #[test]
 fn options_reach_the_socket() {
     in_namespace("kernel::tests::options_reach_the_socket", || {
-        for (source, mode) in [("127.0.0.2:5000", Mode::Explicit), ("127.0.0.2:40000", Mode::Late)]
+        for (source, mode) in
+            [("127.0.0.2:5000", BindMode::Explicit), ("127.0.0.2:40000", BindMode::Late)]
         {
             let options = SourceOptions::new().freebind().device("lo").mark(7);
-            let fd = socket(Family::V4, Protocol::Tcp, false).unwrap();
-            bind(fd.as_fd(), at(source), Protocol::Tcp, mode, &options).unwrap();
-            let socket = SockRef::from(&fd);
+            let socket = stream_socket(Family::V4, false).unwrap();
+            bind(&socket, at(source), mode, &options).unwrap();
             assert_eq!(socket.device().unwrap().as_deref(), Some(b"lo".as_slice()));
             assert_eq!(socket.mark().unwrap(), 7);
             assert!(socket.freebind_v4().unwrap());
@@ -209,7 +218,7 @@ fn options_reach_the_socket() {
 fn the_capabilities_name_each_option_and_setting() {
     in_namespace("kernel::tests::the_capabilities_name_each_option_and_setting", || {
         sysctl("net.ipv4.ip_local_reserved_ports", "8080,9148-9150");
-        let capabilities = policy(ModeChoice::ByPort).capabilities();
+        let capabilities = host(ModeChoice::ByPort).capabilities();
         assert_eq!(capabilities.options().count(), 7);
         let shown = capabilities.to_string();
         for line in [
@@ -235,9 +244,9 @@ fn a_wait_survives_signals_and_ends_in_time() {
         let to = at("127.0.0.1:701");
         full.bind(&to.into()).unwrap();
         full.listen(0).unwrap();
-        let _first = dial(at("127.0.0.2:5000"), to, Mode::Explicit).unwrap();
-        let fd = socket(Family::V4, Protocol::Tcp, true).unwrap();
-        assert_eq!(connect(fd.as_fd(), to).unwrap(), Progress::InProgress);
+        let _first = dial(at("127.0.0.2:5000"), to, BindMode::Explicit).unwrap();
+        let socket = stream_socket(Family::V4, true).unwrap();
+        assert_eq!(connect(&socket, to).unwrap(), Progress::InProgress);
         let every = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
         let timer = libc::itimerval { it_interval: every, it_value: every };
         // SAFETY: the handler does nothing, and `timer` is valid.
@@ -246,7 +255,7 @@ fn a_wait_survives_signals_and_ends_in_time() {
             libc::signal(libc::SIGALRM, handler as libc::sighandler_t);
             assert_eq!(libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()), 0);
         }
-        let waited = wait_connected(fd.as_fd(), Duration::from_millis(100));
-        assert_eq!(errno(waited), libc::ETIMEDOUT);
+        let waited = wait_connected(&socket, Some(Duration::from_millis(100)));
+        assert_eq!(kind(waited), io::ErrorKind::TimedOut);
     });
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ledger::{Destination, FourTuple};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use std::time::Instant;
 struct Ended {
     source: SocketAddr,
     to: SocketAddr,
-    mode: Mode,
+    mode: BindMode,
     rest_ms: u64,
     row: String,
 }
@@ -25,7 +25,7 @@ impl Ended {
     }
 
     fn is_refused(&self, listener: &TcpListener) {
-        assert_eq!(errno(self.again(listener)), libc::EADDRNOTAVAIL, "{}", self.row);
+        assert_eq!(kind(self.again(listener)), io::ErrorKind::AddrNotAvailable, "{}", self.row);
     }
 
     fn is_accepted(&self, listener: &TcpListener) {
@@ -36,7 +36,10 @@ impl Ended {
 #[derive(Clone, Copy, Debug)]
 enum First {
     Us,
+    /// Both ends are shut down while we hold the descriptor: TIME_WAIT is there before `close`.
+    UsByShutdown,
     Peer,
+    PeerThenWeShutDown,
     PeerResets,
     WeReset,
     /// We close with data unread, which resets.
@@ -44,35 +47,50 @@ enum First {
 }
 
 /// Connects, and closes in the given order; gives who closed first, as the kernel tells it.
-fn live_and_end(source: SocketAddr, listener: &TcpListener, mode: Mode, first: First) -> Ending {
+fn live_and_end(source: SocketAddr, listener: &TcpListener, mode: BindMode, first: First) -> Tcp {
     let ours = TcpStream::from(dial(source, listener.local_addr().unwrap(), mode).unwrap());
     let (mut peer, _) = listener.accept().unwrap();
+    let destination = Destination::new(Protocol::Tcp, ours.peer_addr().unwrap());
+    let ending = || closed_first(ours.as_fd(), &FourTuple { source, destination }).unwrap();
     match first {
         First::Us => {
-            let ending = ending(ours.as_fd());
+            let tcp = ending();
             drop(ours);
             assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-            ending
+            tcp
+        }
+        First::UsByShutdown => {
+            ours.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+            drop(peer);
+            assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
+            ending()
+        }
+        First::PeerThenWeShutDown => {
+            drop(peer);
+            assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
+            ours.shutdown(Shutdown::Write).unwrap();
+            ending()
         }
         First::Peer => {
             drop(peer);
             assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
-            ending(ours.as_fd())
+            ending()
         }
         First::WeReset => {
             SockRef::from(&ours).set_linger(Some(Duration::ZERO)).unwrap();
-            ending(ours.as_fd())
+            ending()
         }
         First::WeUnread => {
             peer.write_all(b"unread").unwrap();
             ours.peek(&mut [0]).unwrap();
-            ending(ours.as_fd())
+            ending()
         }
         First::PeerResets => {
             SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
             drop(peer);
             assert_eq!((&ours).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-            ending(ours.as_fd())
+            ending()
         }
     }
 }
@@ -94,26 +112,27 @@ fn a_four_tuple_rests_as_long_as_the_kernel_refuses_it() {
                 sysctl("net.ipv4.tcp_timestamps", timestamps);
                 for tw_reuse in ["0", "1", "2"] {
                     sysctl("net.ipv4.tcp_tw_reuse", tw_reuse);
-                    let policy = policy(ModeChoice::ByPort);
+                    let host = host(ModeChoice::ByPort);
                     for (from, to) in [("127.0.0.2", "127.0.0.1:700"), ("10.9.0.2", "10.9.0.1:700")]
                     {
                         let listener = TcpListener::from(listen(at(to)));
                         let mut resting = Vec::new();
                         let began = Instant::now();
-                        for (base, mode) in [(5000, Mode::Explicit), (40000, Mode::Late)] {
+                        for (base, mode) in [(5000, BindMode::Explicit), (40000, BindMode::Late)] {
                             for first in [
                                 First::Us,
+                                First::UsByShutdown,
                                 First::Peer,
+                                First::PeerThenWeShutDown,
                                 First::PeerResets,
                                 First::WeReset,
                                 First::WeUnread,
                             ] {
                                 port += 1;
                                 let source = at(&format!("{from}:{}", base + port));
-                                let ending = live_and_end(source, &listener, mode, first);
+                                let tcp = live_and_end(source, &listener, mode, first);
                                 let destination = Destination::new(Protocol::Tcp, at(to));
-                                let four_tuple = FourTuple { source, destination };
-                                let rest_ms = policy.rest_ms(&four_tuple, ending, 0);
+                                let rest_ms = host.rest_ms(source, &destination, tcp, 0);
                                 let row = format!(
                                     "{mode:?}, first {first:?}, timestamps {timestamps}, tcp_tw_reuse \
                                  {tw_reuse}, {from}: {rest_ms} ms"
@@ -141,7 +160,7 @@ fn a_four_tuple_rests_as_long_as_the_kernel_refuses_it() {
                     }
                 }
             }
-            assert_eq!(rows, 2 * 3 * 2 * 2 * 5);
+            assert_eq!(rows, 2 * 3 * 2 * 2 * 7);
         },
     );
 }
@@ -152,14 +171,14 @@ fn an_orphan_that_still_has_to_deliver_costs_a_try() {
         let to = at("127.0.0.1:700");
         let listener = listen(to);
         let source = at("127.0.0.2:5000");
-        let ours = dial(source, to, Mode::Explicit).unwrap();
+        let ours = dial(source, to, BindMode::Explicit).unwrap();
         let (_peer, _) = listener.accept().unwrap();
         // More than the peer takes: our FIN waits behind it, in FIN_WAIT1.
         let socket = SockRef::from(&ours);
         socket.set_nonblocking(true).unwrap();
         while socket.send(&[0; 65536]).is_ok() {}
         drop(ours);
-        let error = errno(dial(source, to, Mode::Explicit));
-        assert_eq!(verdict(Call::Connect, error, Mode::Explicit), Verdict::RestTuple);
+        let error = dial(source, to, BindMode::Explicit).unwrap_err().raw_os_error().unwrap();
+        assert_eq!(verdict(Call::Connect, error, BindMode::Explicit), Verdict::RestTuple);
     });
 }
