@@ -2,6 +2,8 @@
 
 mod connect;
 mod error;
+#[cfg(feature = "capi")]
+pub mod ffi;
 mod kernel;
 mod ledger;
 mod sync;

@@ -1,5 +1,6 @@
 //! From what the user says to a pool that works, or a clear no.
 
+use super::grounds::Grounds;
 use super::inner::Inner;
 use super::pool::Pool;
 use super::random::Seed;
@@ -7,8 +8,10 @@ use super::watch::Watch;
 use crate::error::Error;
 use crate::kernel::{self, Host, ModeChoice, Monotonic, SourceOptions};
 use crate::ledger::{Ledger, Names, PortRange, Source, Sources, socket_address};
+use crate::territory::{Plan, Slice};
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Whether ports below 1024, which the system keeps for its own services, may be leased.
@@ -54,6 +57,7 @@ pub struct PoolBuilder {
     options_of: Vec<(IpAddr, SourceOptions)>,
     seed: Option<[u8; 32]>,
     names: Names,
+    territory: Plan,
 }
 
 impl PoolBuilder {
@@ -69,6 +73,7 @@ impl PoolBuilder {
             options_of: Vec::new(),
             seed: None,
             names: Names::None,
+            territory: Plan::Whole,
         }
     }
 
@@ -133,6 +138,28 @@ impl PoolBuilder {
         self
     }
 
+    /// Shares the ports with all pools on this host that name the same file, in this process and
+    /// in others, so that no two lease the same port of the same source.
+    ///
+    /// Ports are claimed in blocks of 64, as they are needed, and given back when they are empty.
+    /// The kernel gives back those of a process that dies, however it dies. The file is made where
+    /// it is missing, readable and writable for its owner alone; put it on a local filesystem, such
+    /// as `/run`, and remove it only when no pool uses it. Other pools may have other sources and
+    /// ranges. Locks are those of fcntl(2), `F_OFD_SETLK`, Linux 3.15.
+    ///
+    /// A pool has one territory: of this and [`PoolBuilder::slice`] the last call counts.
+    pub fn shared(mut self, file: impl Into<PathBuf>) -> Self {
+        self.territory = Plan::Shared(file.into());
+        self
+    }
+
+    /// Leases only this slice of each source's ports, for a split among processes that is planned:
+    /// without a file, and without ports that move to where they are needed.
+    pub fn slice(mut self, slice: Slice) -> Self {
+        self.territory = Plan::Slice(slice);
+        self
+    }
+
     /// Leases can be turned into plain values ([`Lease::into_id`](crate::Lease::into_id)). That
     /// keeps a generation for each lease, 4 bytes for each port of a busy destination.
     pub fn lease_ids(mut self) -> Self {
@@ -147,6 +174,7 @@ impl PoolBuilder {
     /// [`Error::Sources`] for a text that cannot be understood; [`Error::Config`] for no source at
     /// all, an address that is not local, or ports that are privileged or cannot be bound in the
     /// mode that was asked for; [`Error::Unsupported`] for a mode that this kernel does not have;
+    /// [`Error::SharedFile`] for a shared file that cannot be used;
     /// [`Error::Os`] where the kernel refuses something else.
     pub fn build(self) -> Result<Pool, Error> {
         let host = Host::probe(self.mode)?;
@@ -166,8 +194,11 @@ impl PoolBuilder {
             move |index| bytes[index]
         }));
         let seed = Seed::new(id, self.seed.map_or_else(random, Ok)?);
+        let ledger = Ledger::new(&sources, self.names, seed.hash_key())?;
+        let grounds = Grounds::new(&self.territory, &sources, &ledger, &Monotonic)?;
         let pool = Pool::from_inner(Inner {
-            ledger: Ledger::new(&sources, self.names, seed.hash_key())?,
+            ledger,
+            grounds,
             clock: Monotonic,
             seed,
             process: kernel::Watch::new().map_err(|error| os("mmap", error))?,

@@ -55,6 +55,17 @@ impl DestinationHandle {
     pub fn acquire(&self) -> Result<Lease<'_>, Error> {
         match self.handle.inner.try_acquire(self.handle.pin()) {
             Some(claim) => Ok(Lease::new(claim, Home::Handle(&self.handle))),
+            None => self.acquire_or_tell_why(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn acquire_or_tell_why(&self) -> Result<Lease<'_>, Error> {
+        let Handle { inner, .. } = &*self.handle;
+        inner.check_process()?;
+        match inner.ledger.all_leased_pinned(self.handle.pin()) {
+            Some(counts) => Err(Error::Exhausted(counts)),
             None => Lease::acquire(Home::Handle(&self.handle), From::AnySource),
         }
     }
@@ -85,6 +96,24 @@ impl DestinationHandle {
     }
 }
 
+#[cfg(feature = "capi")]
+impl DestinationHandle {
+    #[inline]
+    pub(super) fn inner(&self) -> &Inner {
+        &self.handle.inner
+    }
+
+    #[inline]
+    pub(super) fn pin(&self) -> &Pin {
+        self.handle.pin()
+    }
+
+    #[inline]
+    pub(super) fn acquire_claim(&self) -> Result<Claim, Error> {
+        self.handle.acquire(From::AnySource)
+    }
+}
+
 impl fmt::Debug for DestinationHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DestinationHandle")
@@ -107,7 +136,8 @@ impl Handle {
     #[inline]
     pub(super) fn acquire(&self, from: From) -> Result<Claim, Error> {
         let Inner { ledger, clock, .. } = &*self.inner;
-        self.inner.acquire_by(|random| ledger.acquire_pinned(self.pin(), from, clock, random))
+        let acquire = |random: &mut _| ledger.acquire_pinned(self.pin(), from, clock, random);
+        self.inner.acquire_by(from, acquire)
     }
 
     #[inline]

@@ -94,7 +94,9 @@ impl Inner {
     fn release_id(&self, id: LeaseId, tcp: Option<Tcp>) -> Result<(), Error> {
         self.live(id)?;
         let then = tcp.map_or(Then::Free, |tcp| self.then(&id.destination, id.claim.slot, tcp));
-        self.ledger.release_id(id.destination.family(), id.claim, then)
+        self.ledger.release_id(id.destination.family(), id.claim, then)?;
+        self.look_after_grounds();
+        Ok(())
     }
 
     /// The source of a lease that is live now.

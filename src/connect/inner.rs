@@ -1,5 +1,6 @@
 //! What all handles of one pool share.
 
+use super::grounds::Grounds;
 use super::random::{Seed, Stream};
 use super::watch::Watch;
 use crate::error::{Error, Exhausted};
@@ -9,6 +10,7 @@ use crate::ledger::{
     Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
     Protocol, Slot, Source, SourcePort, Then, canonical, scope_of,
 };
+use crate::territory::Growth;
 use socket2::{SockRef, Socket};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +40,7 @@ pub(super) struct Inner {
     pub(super) names: Names,
     pub(super) rest_min_ms: u64,
     pub(super) watch: Watch,
+    pub(super) grounds: Grounds,
 }
 
 impl Inner {
@@ -51,7 +54,7 @@ impl Inner {
 
     #[inline]
     pub(super) fn acquire(&self, to: &Destination, from: From) -> Result<Claim, Error> {
-        self.acquire_by(|random| self.ledger.acquire(to, from, &self.clock, random))
+        self.acquire_by(from, |random| self.ledger.acquire(to, from, &self.clock, random))
     }
 
     /// As [`Ledger::try_acquire_pinned`]; `None` also in a child of fork.
@@ -62,38 +65,67 @@ impl Inner {
         }
         self.seed.with(|random| {
             if random.has_chore() {
-                self.ledger.tidy(&self.clock, random);
+                self.do_chores(random);
             }
             self.ledger.try_acquire_pinned(pin, &self.clock, random)
         })
+    }
+
+    /// What can wait, and is done once in a while by whoever acquires.
+    #[cold]
+    #[inline(never)]
+    fn do_chores(&self, random: &mut Stream) {
+        self.ledger.tidy(&self.clock, random);
+        if self.grounds.is_shared() {
+            self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
+        }
     }
 
     /// Runs `acquire`, a look into the ledger, with the thread's random numbers.
     #[inline]
     pub(super) fn acquire_by(
         &self,
+        from: From,
         acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
     ) -> Result<Claim, Error> {
         self.check_process()?;
         let claim = self.seed.with(|random| {
             if random.has_chore() {
-                self.ledger.tidy(&self.clock, random);
+                self.do_chores(random);
+            }
+            if self.grounds.is_shared() {
+                self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
             }
             acquire(random)
         });
         match claim {
-            Err(Error::Exhausted(counts)) => self.look_again(counts, acquire),
+            Err(Error::Exhausted(counts)) => self.look_again(counts, from, acquire),
             _ => claim,
         }
     }
 
-    /// Looks whether those who keep something from us still do, and if not tries once more.
+    /// Asks for more ports, and then looks whether those who keep something from us still do;
+    /// tries again after each.
     #[cold]
     fn look_again(
         &self,
-        exhausted: Exhausted,
+        mut exhausted: Exhausted,
+        from: From,
         acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
     ) -> Result<Claim, Error> {
+        let family = exhausted.destination.family();
+        let mut may_grow = self.grounds.is_shared() && exhausted.excluded > 0;
+        while may_grow {
+            let (ledger, clock) = (&self.ledger, &self.clock);
+            let grow = |random: &mut _| self.grounds.grow(family, from, ledger, clock, random);
+            // Where nothing was free the last look is still to come: another thread may have been
+            // granted the last block since ours.
+            may_grow = matches!(self.seed.with(grow)?, Growth::Grown(_));
+            match self.seed.with(&acquire) {
+                Err(Error::Exhausted(counts)) => exhausted = counts,
+                claim => return claim,
+            }
+        }
         // Where the kernel does not tell, nothing came free.
         let listeners = || self.watch.refresh_listeners_if_old(self).unwrap_or(false);
         let imported =
@@ -215,6 +247,7 @@ impl Inner {
     pub(super) fn release(&self, to: &Destination, claim: Claim, then: Then) {
         if self.check_process().is_ok() {
             self.ledger.release(to, claim, then);
+            self.look_after_grounds();
         }
     }
 
@@ -222,6 +255,22 @@ impl Inner {
     pub(super) fn ending(&self, socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> Tcp {
         let told = kernel::closed_first(socket, four_tuple);
         told.unwrap_or_else(|_| self.host.closed(ClosedFirst::Unknown))
+    }
+
+    /// Where ports are shared whoever calls does so, now and then: there is no thread for it.
+    #[inline]
+    pub(super) fn look_after_grounds(&self) {
+        if self.grounds.is_shared() {
+            self.seed.with(|random| {
+                self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
+            });
+        }
+    }
+
+    /// Looks after the territory now.
+    pub(super) fn maintain(&self) -> Result<(), Error> {
+        self.check_process()?;
+        self.seed.with(|random| self.grounds.maintain(&self.ledger, &self.clock, random))
     }
 
     /// What becomes of a four-tuple whose connection was closed.
@@ -304,6 +353,7 @@ impl Inner {
 
     pub(super) fn census_of(&self, to: &Destination) -> Result<Census, Error> {
         self.check_process()?;
+        self.look_after_grounds();
         Ok(self.ledger.census_of(to, &self.clock))
     }
 

@@ -2,10 +2,13 @@
 
 mod builder;
 mod dial;
+mod grounds;
 mod handle;
 mod ids;
 mod inner;
 mod lease;
+#[cfg(feature = "capi")]
+mod plain;
 mod pool;
 mod random;
 mod stream;
@@ -16,6 +19,8 @@ pub use builder::{PoolBuilder, PrivilegedPorts};
 pub use dial::ConnectOptions;
 pub use handle::DestinationHandle;
 pub use lease::{Lease, LeaseId, Reported};
+#[cfg(feature = "capi")]
+pub(crate) use plain::{Mark, Parts};
 pub use pool::Pool;
 pub use stream::LeasedStream;
 pub use udp::{LeasedPort, LeasedUdpSocket};

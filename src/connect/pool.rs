@@ -256,6 +256,35 @@ impl Pool {
         self.inner.watch.refresh(&self.inner)
     }
 
+    // ---- ports that are shared with other processes -----------------------------------------
+
+    /// Gives back blocks of ports that are empty and that another process is in want of, claims
+    /// some ahead of need, and looks whether the shared file is still the one that it was.
+    ///
+    /// Acquires, releases and censuses do this by themselves, every 50 ms at most. Only a process
+    /// that can fall silent for long while others starve calls it, from a timer: without a call of
+    /// any kind nobody gives back what it holds. A pool without [`PoolBuilder::shared`] has nothing
+    /// to do here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SharedFile`] where the file cannot be used any longer: until a later call goes
+    /// well, nothing new is leased.
+    pub fn maintain(&self) -> Result<(), Error> {
+        self.inner.maintain()
+    }
+
+    /// The blocks of 64 ports that this process holds of the shared file; `None` where the pool
+    /// has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forked`].
+    pub fn blocks_held(&self) -> Result<Option<u32>, Error> {
+        self.inner.check_process()?;
+        self.inner.grounds.blocks_held()
+    }
+
     // ---- what there is ----------------------------------------------------------------------
 
     /// The counts over all destinations that have a lease, rest something or have a handle.
@@ -265,6 +294,7 @@ impl Pool {
     /// [`Error::Forked`].
     pub fn census(&self) -> Result<PoolCensus, Error> {
         self.inner.check_process()?;
+        self.inner.look_after_grounds();
         Ok(self.inner.ledger.census(&self.inner.clock))
     }
 

@@ -43,6 +43,10 @@ impl Stream {
         self.until_chore = self.until_chore.checked_sub(1).unwrap_or(ACQUIRES_A_CHORE);
         self.until_chore == 0
     }
+
+    pub(super) fn numbers(&mut self) -> &mut ChaCha8Rng {
+        &mut self.numbers
+    }
 }
 
 impl Random for Stream {

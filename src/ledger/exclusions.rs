@@ -73,6 +73,14 @@ impl Exclusions {
         model_fence();
     }
 
+    /// Whether any of `slots` has the reason.
+    pub(super) fn any(&self, slots: Range<u32>, why: Why) -> bool {
+        let reasons = self.reasons.lock();
+        let mine = &reasons[why.index()];
+        let mut slots = slots.map(|slot| (slot as usize / 64, 1 << (slot % 64)));
+        slots.any(|(word, bit)| mine.get(word).is_some_and(|bits| bits & bit != 0))
+    }
+
     /// Takes a reason from each slot of `slots`; calls `no_more` with those that have none left.
     pub(super) fn remove(&self, slots: Range<u32>, why: Why, mut no_more: impl FnMut(u32)) {
         let mut reasons = self.reasons.lock();
@@ -110,5 +118,7 @@ mod tests {
         exclusions.remove(65..66, Why::Listener, |slot| assert_eq!(slot, 65));
         exclusions.remove(0..100, Why::Foreign, |_| panic!("nothing had this reason"));
         assert_eq!(exclusions.count(), 4);
+        assert!(!exclusions.any(60..66, Why::Listener) && exclusions.any(66..67, Why::NotOurs));
+        assert!(!exclusions.any(66..100, Why::Listener) && !exclusions.any(0..100, Why::Held));
     }
 }

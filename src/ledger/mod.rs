@@ -24,7 +24,7 @@ pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
 pub(crate) use tuple::{canonical, scope_of, socket_address, unspecified};
 
-use crate::error::Error;
+use crate::error::{Error, Exhausted};
 use field::Won;
 use key::{Key4, Key6};
 use layout::Layout;
@@ -32,6 +32,7 @@ use prefetch::prefetch;
 use side::{FieldRef, Side};
 use stamp::Stamp;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 /// Where the ledger's time comes from: milliseconds since any fixed moment, never backwards.
@@ -69,7 +70,8 @@ pub struct Census {
 #[derive(Debug)]
 pub(crate) struct Claim {
     /// Slot and stamp, in one word: a processor forwards it whole to whoever moves the claim.
-    packed: u64,
+    /// Not zero, for a lease's stamp says so.
+    packed: NonZeroU64,
     /// `None`: the destination was small when the claim was made.
     field: Option<FieldRef>,
 }
@@ -77,18 +79,29 @@ pub(crate) struct Claim {
 impl Claim {
     #[inline]
     fn new(Won { slot, stamp }: Won, field: Option<FieldRef>) -> Self {
-        Self { packed: u64::from(slot) << 32 | u64::from(stamp.raw()), field }
+        let leased = NonZeroU64::MIN.get() | u64::from(stamp.raw());
+        let packed = NonZeroU64::new(u64::from(slot) << 32 | leased);
+        Self { packed: packed.expect("one of its bits is set"), field }
     }
 
     #[inline]
     fn won(&self) -> Won {
-        Won { slot: (self.packed >> 32) as u32, stamp: Stamp::from_raw(self.packed as u32) }
+        let packed = self.packed.get();
+        Won { slot: (packed >> 32) as u32, stamp: Stamp::from_raw(packed as u32) }
     }
 
     /// The slot of the four-tuple's source.
     #[inline]
     pub(crate) fn slot(&self) -> Slot {
         Slot(self.won().slot)
+    }
+
+    /// Turns a claim into its slot and generation, in which it lives on: a [`ClaimId`] for those
+    /// who know the destination. Only with [`Names::Kept`].
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn into_generation(self) -> (Slot, u32) {
+        (self.slot(), self.packed.get() as u32)
     }
 }
 
@@ -247,10 +260,10 @@ impl Ledger {
     /// Gives a four-tuple back. `to` is the destination that it was acquired for.
     #[inline]
     pub(crate) fn release(&self, to: &Destination, claim: Claim, then: Then) {
-        if let Some(field) = claim.field
-            && field.get().release(claim.won(), then.until_ms()).is_ok()
-        {
-            return;
+        if let Some(field) = claim.field {
+            if field.get().release(claim.won(), then.until_ms()).is_ok() {
+                return;
+            }
         }
         self.release_slowly(to, claim, then);
     }
@@ -268,6 +281,12 @@ impl Ledger {
         })
     }
 
+    /// The hash of a destination in a [`ClaimId`]; `None` where no source reaches it.
+    #[cfg(feature = "capi")]
+    pub(crate) fn hash_of(&self, to: &Destination) -> Option<u64> {
+        side!(self, to.family(), side => Some(side.hash_of(to)), else None)
+    }
+
     /// Whether `id` is leased now.
     pub(crate) fn is_live(&self, family: Family, id: ClaimId) -> bool {
         side!(self, family, side => side.is_live(id), else false)
@@ -280,6 +299,7 @@ impl Ledger {
     }
 
     /// As [`Ledger::release_id`], without the look-up. Stale also if it is of another destination.
+    #[cfg(any(feature = "capi", test))]
     pub(crate) fn release_id_pinned(
         &self,
         pin: &Pin,
@@ -316,6 +336,15 @@ impl Ledger {
     ) -> Option<Claim> {
         let won = pin.field.get().acquire(clock, random)?;
         Some(Claim::new(won, Some(pin.field)))
+    }
+
+    /// The counts of a destination where everything is leased, known to be so without a look at
+    /// what rests or is excluded, for there is nothing such. `None`: [`Ledger::acquire_pinned`]
+    /// knows.
+    pub(crate) fn all_leased_pinned(&self, pin: &Pin) -> Option<Exhausted> {
+        let leased = pin.field.get().all_leased()?.into();
+        let destination = pin.to;
+        Some(Exhausted { destination, leased, resting: 0, excluded: 0, next_free_ms: None })
     }
 
     /// As [`Ledger::acquire`], without the look-up.
@@ -395,7 +424,26 @@ impl Ledger {
         count: u32,
         clock: &impl Clock,
     ) -> bool {
-        side!(self, family, side => side.in_use(first.0..first.0 + count, clock), else false)
+        let slots = first.0..first.0 + count;
+        side!(self, family, side => side.in_use(&[slots], clock)[0], else false)
+    }
+
+    /// [`Ledger::in_use`] for many windows at once, sorted and apart, in one pass; a slot that is
+    /// leased for all destinations at once ([`Why::Held`]) counts too.
+    pub(crate) fn in_use_or_held(
+        &self,
+        family: Family,
+        windows: &[Range<u32>],
+        clock: &impl Clock,
+    ) -> Vec<bool> {
+        side!(self, family, side => {
+            let mut used = side.in_use(windows, clock);
+            // In this order: what becomes held is leased until it is.
+            for (used, window) in used.iter_mut().zip(windows) {
+                *used = *used || side.is_excluded(window.clone(), Why::Held);
+            }
+            used
+        }, else vec![false; windows.len()])
     }
 
     /// Does a little of what can wait: called now and then, by whoever calls often.

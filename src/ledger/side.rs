@@ -408,6 +408,11 @@ impl<K: Key, const N: usize> Side<K, N> {
         ClaimId { destination_hash, slot: claim.slot(), stamp: claim.won().stamp.raw() }
     }
 
+    #[cfg(feature = "capi")]
+    pub(super) fn hash_of(&self, to: &Destination) -> u64 {
+        K::of(to).hash(&self.hasher)
+    }
+
     pub(super) fn is_live(&self, id: ClaimId) -> bool {
         let inner = self.shard(id.destination_hash).inner.lock();
         self.find_id(&inner, id).is_some()
@@ -426,6 +431,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     /// As [`Side::release_id`], of a destination that the caller has pinned.
+    #[cfg(any(feature = "capi", test))]
     #[must_use = "false: the id is stale"]
     pub(super) fn release_id_pinned(
         &self,

@@ -110,10 +110,6 @@ impl<K: Key, const N: usize> Table<K, N> {
         Self { buckets: Vec::new(), len: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Address and number of the buckets, for [`home_of`].
     pub(super) fn place(&self) -> (usize, u32) {
         (self.buckets.as_ptr() as usize, self.buckets.len() as u32)
@@ -297,7 +293,7 @@ mod tests {
                     model.insert(to, value);
                 }
             }
-            assert_eq!(table.len(), model.len());
+            assert_eq!(table.len, model.len());
         }
         let all: HashMap<_, _> = table.iter().map(|(k, v)| (k.destination(), v)).collect();
         assert_eq!(all, model);
@@ -323,8 +319,8 @@ mod tests {
                 let hash = key.hash(&hasher);
                 let at = table.find(hash, key).expect("not removed yet");
                 table.remove(at, hash, &hasher);
-                assert_eq!(table.len(), keys.len() - gone - 1);
-                assert!(table.len() <= table.place().1 as usize * 4);
+                assert_eq!(table.len, keys.len() - gone - 1);
+                assert!(table.len <= table.place().1 as usize * 4);
             }
             assert_eq!(table.place().1, 0, "an empty table keeps nothing");
         }

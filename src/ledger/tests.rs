@@ -269,7 +269,9 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
                     model.excluded.extend(slots.map(|slot| (listener, slot)));
                 } else {
                     ledger.include(Family::V4, Slot(slot), count, why);
-                    slots.for_each(|slot| drop(model.excluded.remove(&(listener, slot))));
+                    slots.for_each(|slot| {
+                        model.excluded.remove(&(listener, slot));
+                    });
                 }
             }
             Action::ExcludeUntil { slot, ms } => {
@@ -453,7 +455,9 @@ fn eight_threads_never_hold_one_four_tuple_twice_and_lose_none() {
                         }
                     }
                     match draw >> 50 & 0x3ff {
-                        0 => drop(clock.0.fetch_add(1, StdOrdering::Relaxed)),
+                        0 => {
+                            clock.0.fetch_add(1, StdOrdering::Relaxed);
+                        }
                         1 => ledger.tidy(clock, random),
                         2 => {
                             let pin = ledger.pin(&destinations[to]).unwrap();

@@ -24,6 +24,7 @@ impl fmt::Display for Protocol {
 
 /// The address family of a source or a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Family {
     /// IPv4; also IPv4-mapped IPv6 addresses, which are the same hosts.
     V4,
@@ -55,16 +56,26 @@ impl fmt::Display for Family {
 /// An IPv4-mapped IPv6 address is the IPv4 address that it maps, so that one peer is one
 /// destination however it is written. A scope id is kept where it means something: on
 /// link-local IPv6 addresses (RFC 4007).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Destination {
+    // A third smaller than a `SocketAddr` and a protocol: every lease carries one.
+    /// Of IPv4 the last four, after zeros.
+    octets: [u8; 16],
+    scope: u32,
+    port: u16,
     protocol: Protocol,
-    address: SocketAddr,
+    family: Family,
 }
 
 impl Destination {
     /// The destination at `address`, in canonical form.
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
-        Self { protocol, address: canonical(address) }
+        let address = canonical(address);
+        let (octets, family) = match address.ip() {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()).to_be_bytes(), Family::V4),
+            IpAddr::V6(v6) => (v6.octets(), Family::V6),
+        };
+        Self { octets, scope: scope_of(address), port: address.port(), protocol, family }
     }
 
     /// The protocol.
@@ -74,21 +85,29 @@ impl Destination {
 
     /// Address and port, in canonical form.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        let bits = u128::from_be_bytes(self.octets);
+        let address = match self.family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+            Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        };
+        socket_address(address, self.port, self.scope)
     }
 
     /// The family that a source must have.
     pub fn family(&self) -> Family {
-        match self.address {
-            SocketAddr::V4(_) => Family::V4,
-            SocketAddr::V6(_) => Family::V6,
-        }
+        self.family
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Destination({self})")
     }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.address)
+        write!(f, "{} {}", self.protocol, self.address())
     }
 }
 
@@ -103,7 +122,7 @@ pub struct FourTuple {
 
 impl fmt::Display for FourTuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Destination { protocol, address } = self.destination;
+        let (protocol, address) = (self.destination.protocol(), self.destination.address());
         write!(f, "{protocol} {} -> {address}", self.source)
     }
 }

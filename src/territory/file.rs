@@ -82,10 +82,6 @@ impl SharedFile {
         Ok(shared)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// [`Error::Forked`] in a child of the process that opened the file.
     pub(super) fn check_process(&self) -> Result<(), Error> {
         self.descriptor.get().map(drop)

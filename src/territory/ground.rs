@@ -123,10 +123,6 @@ impl Ground {
         Ok(())
     }
 
-    pub(super) fn family(&self) -> Family {
-        self.family
-    }
-
     pub(super) fn block_count(&self) -> u32 {
         self.count_so_far() - 1
     }

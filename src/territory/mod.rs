@@ -37,8 +37,10 @@ pub(crate) trait Tenant {
     /// acquire that is under way may still take a slot of the run without [`Tenant::in_use`]
     /// showing it.
     fn revoke(&self, run: Run);
-    /// Whether any slot of the run is leased or resting towards any destination.
-    fn in_use(&self, run: Run) -> bool;
+    /// Of each run whether any of its slots is leased or resting towards any destination. The
+    /// runs are of one family, sorted and apart. To be asked seldom, for many: it is a pass over
+    /// all that is leased.
+    fn in_use(&self, runs: &[Run]) -> Vec<bool>;
 }
 
 /// Which territory a pool is to have.

@@ -2,7 +2,7 @@
 
 use super::file::{Lock, Mode, SharedFile};
 use super::ground::Ground;
-use super::{Growth, Tenant};
+use super::{Growth, Run, Tenant};
 use crate::Error;
 use crate::ledger::{Family, From, Source};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -21,8 +21,8 @@ const HUNGER_MS: u64 = 1_000;
 /// file's locks, which every call walks; more of them would bare a process's ports to a guess.
 const RUN_MAX: u32 = 64;
 
-/// Blocks that one call of `maintain` looks at while nobody starves.
-const LOOKS: usize = 64;
+/// Between two looks at what is empty while nobody starves.
+const LOOK_MS: u64 = IDLE_MS / 4;
 
 /// A shared file and what this process holds of it.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Side {
     held: BTreeMap<u32, Held>,
-    /// Where the next look at blocks in use begins.
-    next_look: u32,
+    /// When to look next at what is empty, if nobody starves before.
+    next_look_ms: u64,
     /// Claimed since the last call of `maintain`: more will be wanted.
     growing: bool,
     /// The last pass over all sources that found nothing.
@@ -144,14 +144,19 @@ impl Shared {
                 *until_ms.get_or_insert(now_ms + HUNGER_MS) <= now_ms
             })?;
             let starving = self.others_starve(ground)?;
-            for blocks in &starving {
-                let held: Vec<u32> = side.held.range(blocks.clone()).map(|(b, _)| *b).collect();
-                self.give_back_empty(ground, side, &held, tenant, |_| true)?;
+            let mut wanted: Vec<u32> = starving
+                .iter()
+                .flat_map(|blocks| side.held.range(blocks.clone()).map(|(block, _)| *block))
+                .collect();
+            wanted.sort_unstable();
+            self.give_back_empty(ground, side, &wanted, tenant, |_| true)?;
+            if side.next_look_ms <= now_ms {
+                side.next_look_ms = now_ms + LOOK_MS;
+                let all: Vec<u32> = side.held.keys().copied().collect();
+                self.give_back_empty(ground, side, &all, tenant, |held| {
+                    now_ms.saturating_sub(*held.empty_since_ms.get_or_insert(now_ms)) >= IDLE_MS
+                })?;
             }
-            let looks = side.looks();
-            self.give_back_empty(ground, side, &looks, tenant, |held| {
-                now_ms.saturating_sub(*held.empty_since_ms.get_or_insert(now_ms)) >= IDLE_MS
-            })?;
             if std::mem::take(&mut side.growing) && starving.is_empty() {
                 let all = 0..ground.block_count();
                 if let Some(blocks) = self.claim(ground, side, all, side.wanted(), random)? {
@@ -257,21 +262,24 @@ impl Shared {
         tenant: &impl Tenant,
         mut ripe: impl FnMut(&mut Held) -> bool,
     ) -> Result<(), Error> {
-        for block in blocks {
-            let Some(held) = side.held.get_mut(block) else { continue };
-            let run = ground.run(*block..*block + 1);
-            if tenant.in_use(run) {
+        let mut leaving = Vec::new();
+        for (block, run, is_used) in look(ground, blocks, tenant) {
+            let Some(held) = side.held.get_mut(&block) else { continue };
+            if is_used {
                 held.empty_since_ms = None;
             } else if ripe(held) {
-                // First no new lease, then the question again: a lease may have come in between.
                 tenant.revoke(run);
-                if tenant.in_use(run) {
-                    tenant.grant(run);
-                    held.empty_since_ms = None;
-                } else {
-                    side.held.remove(block);
-                    self.file.unlock(ground.bytes(&(*block..*block + 1)))?;
-                }
+                leaving.push(block);
+            }
+        }
+        // No new lease from here on, and then the question again: one may have come in between.
+        for (block, run, is_used) in look(ground, &leaving, tenant) {
+            if is_used {
+                tenant.grant(run);
+                side.held.insert(block, Held::default());
+            } else {
+                side.held.remove(&block);
+                self.file.unlock(ground.bytes(&(block..block + 1)))?;
             }
         }
         Ok(())
@@ -337,12 +345,14 @@ impl Side {
     fn wanted(&self) -> u32 {
         (self.held.len() as u32 / 2).clamp(1, RUN_MAX)
     }
+}
 
-    /// The blocks whose turn it is to be looked at.
-    fn looks(&mut self) -> Vec<u32> {
-        let around = self.held.range(self.next_look..).chain(self.held.range(..self.next_look));
-        let blocks: Vec<u32> = around.map(|(block, _)| *block).take(LOOKS).collect();
-        self.next_look = blocks.last().map_or(0, |last| last + 1);
-        blocks
+/// Each of `blocks`, which are sorted, with its slots and whether the tenant uses one of them.
+fn look(ground: &Ground, blocks: &[u32], tenant: &impl Tenant) -> Vec<(u32, Run, bool)> {
+    if blocks.is_empty() {
+        return Vec::new();
     }
+    let runs: Vec<Run> = blocks.iter().map(|block| ground.run(*block..*block + 1)).collect();
+    let used = tenant.in_use(&runs);
+    blocks.iter().zip(runs).zip(used).map(|((block, run), used)| (*block, run, used)).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::Error;
-use crate::ledger::{Family, Slot, Source};
+use crate::ledger::{Family, PortRange, Slot, Source};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -20,6 +20,22 @@ impl Slice {
     /// The slice `number` of `of`, counted from 1; `None` if there is no such slice.
     pub fn new(number: u32, of: u32) -> Option<Self> {
         (1..=of).contains(&number).then_some(Self { number, of })
+    }
+
+    /// What the slice has of each of `sources`; those of which it has nothing are left out.
+    pub fn of(self, sources: &[Source]) -> Vec<Source> {
+        let mut slices = Vec::new();
+        let mut ordinals = [0; 2];
+        for source in sources {
+            let ordinal = &mut ordinals[Family::of(source.address) as usize];
+            let count = source.ports.iter().map(|range| range.count()).sum();
+            let ports = cut(&source.ports, self.part(*ordinal, count));
+            *ordinal += 1;
+            if !ports.is_empty() {
+                slices.push(Source { ports, ..source.clone() });
+            }
+        }
+        slices
     }
 
     /// What is not in the slice, as runs of slots: at most two to a source.
@@ -51,6 +67,21 @@ impl Slice {
         let edge = |index: u64| (u64::from(count) * index / of) as u32;
         edge(index)..edge(index + 1)
     }
+}
+
+/// The ports at `places` of `ranges`, counted from the lowest.
+fn cut(ranges: &[PortRange], places: Range<u32>) -> Vec<PortRange> {
+    let mut before = 0;
+    let mut parts = Vec::new();
+    for range in ranges {
+        let (begin, end) = (places.start.max(before), places.end.min(before + range.count()));
+        if begin < end {
+            let port = |place: u32| range.first() + (place - before) as u16;
+            parts.extend(PortRange::new(port(begin), port(end - 1)));
+        }
+        before += range.count();
+    }
+    parts
 }
 
 impl fmt::Display for Slice {

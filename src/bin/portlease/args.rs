@@ -1,9 +1,10 @@
 //! What the command line says.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use portlease::PortRange;
+use portlease::{PortRange, Slice};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Source ports, leased per destination.
 #[derive(Parser)]
@@ -53,6 +54,14 @@ pub(crate) struct StormArgs {
     /// with --compare; 10000-12000 with --churn]
     #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
     pub(crate) ports: Option<PortRange>,
+    /// Only this slice of each source's ports, as "2/8": several storms, or others that lease,
+    /// split what there is
+    #[arg(long, value_name = "K/N", value_parser = slice)]
+    pub(crate) slice: Option<Slice>,
+    /// Share the ports with all others that name the same file [default: the workers of this storm
+    /// share one of their own where that leaves no port over]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["compare", "churn"])]
+    pub(crate) shared: Option<PathBuf>,
     /// Who chooses the source port
     #[arg(long, value_enum, default_value_t = By::Portlease, conflicts_with = "compare")]
     pub(crate) by: By,
@@ -97,7 +106,9 @@ pub(crate) struct TargetArgs {
 #[derive(Args)]
 pub(crate) struct RehearsalArgs {
     #[arg(long, value_parser = port_range)]
-    pub(crate) ports: PortRange,
+    pub(crate) ports: Option<PortRange>,
+    #[arg(long)]
+    pub(crate) backlog: Option<u64>,
 }
 
 /// Who chooses the source port.
@@ -139,6 +150,10 @@ impl Mode {
             Self::Late => "late",
         }
     }
+}
+
+fn slice(text: &str) -> Result<Slice, String> {
+    text.parse().map_err(|error: portlease::Error| error.to_string())
 }
 
 fn port_range(text: &str) -> Result<PortRange, String> {

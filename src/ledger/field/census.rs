@@ -10,6 +10,13 @@ impl Field {
         self.lines * LINE_SLOTS - self.capacity
     }
 
+    /// The number of leased slots, where a verdict says that these are all there are.
+    pub(in crate::ledger) fn all_leased(&self) -> Option<u32> {
+        let full = self.full_house();
+        let all = self.verdict.stands() && full.leased == self.capacity;
+        all.then_some(full.leased)
+    }
+
     /// The counts of an exhausted field, without reading its lines.
     pub(in crate::ledger) fn full_house(&self) -> Full {
         let resting = self.resting.load(Ordering::Relaxed);

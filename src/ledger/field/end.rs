@@ -151,10 +151,8 @@ impl Field {
     pub(in crate::ledger) fn include(&self, slot: u32) {
         let mut bits = self.excluded_bits.lock();
         let bit = 1 << (slot % 64);
-        if let Some(word) = bits.get_mut(slot as usize / 64)
-            && *word & bit != 0
-            && !self.exclusions.blocks(slot)
-        {
+        let Some(word) = bits.get_mut(slot as usize / 64) else { return };
+        if *word & bit != 0 && !self.exclusions.blocks(slot) {
             *word &= !bit;
             self.excluded.fetch_sub(1, Ordering::Relaxed);
             self.open(slot);

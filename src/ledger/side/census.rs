@@ -33,7 +33,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
     }
 
-    pub(in crate::ledger) fn census_of_value(
+    pub(super) fn census_of_value(
         &self,
         inner: &Inner<K, N>,
         value: Option<Value>,
@@ -50,7 +50,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     /// The counts of a small destination within `window`.
-    pub(in crate::ledger) fn small_census(
+    pub(super) fn small_census(
         &self,
         inner: &Inner<K, N>,
         hash: u64,

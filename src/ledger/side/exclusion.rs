@@ -94,20 +94,45 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     /// Whether any of `slots` is leased or rests, towards any destination.
-    pub(in crate::ledger) fn in_use(&self, slots: Range<u32>, clock: &impl Clock) -> bool {
-        self.shards.iter().zip(0u64..).any(|(shard, number)| {
+    ///
+    /// One pass for all of `windows`, which are sorted and apart.
+    pub(in crate::ledger) fn in_use(
+        &self,
+        windows: &[Range<u32>],
+        clock: &impl Clock,
+    ) -> Vec<bool> {
+        let mut used = vec![false; windows.len()];
+        let mark = |used: &mut [bool], slot: u32| {
+            let next = windows.partition_point(|window| window.end <= slot);
+            if windows.get(next).is_some_and(|window| window.contains(&slot)) {
+                used[next] = true;
+            }
+        };
+        for (shard, number) in self.shards.iter().zip(0u64..) {
             let mut inner = shard.inner.lock();
             self.wake(&mut inner, number << 32, clock, usize::MAX);
-            for (_, busy) in &inner.fields {
-                busy.field.get().wake(clock, usize::MAX);
-            }
-            inner.table.iter().any(|(_, value)| match value {
-                Value::One(won) => slots.contains(&won.slot),
-                Value::Small(index) => {
-                    inner.smalls[index as usize].iter().any(|won| slots.contains(&won.slot))
+            for (_, value) in inner.table.iter() {
+                match value {
+                    Value::One(won) => mark(&mut used, won.slot),
+                    Value::Small(index) => {
+                        let small = &inner.smalls[index as usize];
+                        small.iter().for_each(|won| mark(&mut used, won.slot));
+                    }
+                    Value::Field(index) => {
+                        let field = inner.fields[index as usize].field.get();
+                        field.wake(clock, usize::MAX);
+                        for (window, used) in windows.iter().zip(&mut used) {
+                            *used = *used || field.uses(window.clone());
+                        }
+                    }
                 }
-                Value::Field(index) => inner.fields[index as usize].field.get().uses(slots.clone()),
-            })
-        })
+            }
+        }
+        used
+    }
+
+    /// Whether any of `slots` is excluded for the reason `why`.
+    pub(in crate::ledger) fn is_excluded(&self, slots: Range<u32>, why: Why) -> bool {
+        self.exclusions.any(slots, why)
     }
 }

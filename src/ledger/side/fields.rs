@@ -12,7 +12,7 @@ use std::sync::Arc;
 impl<K: Key, const N: usize> Side<K, N> {
     /// Brings back what is due at the small destinations of one shard; returns how many.
     /// `hash` is of any destination of the shard.
-    pub(in crate::ledger) fn wake(
+    pub(super) fn wake(
         &self,
         inner: &mut Inner<K, N>,
         hash: u64,
@@ -47,7 +47,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     /// The destination's field, made from what it was before if need be.
-    pub(in crate::ledger) fn make_field(
+    pub(super) fn make_field(
         &self,
         inner: &mut Locked<'_, K, N>,
         key: K,
@@ -136,7 +136,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     /// Takes the field out of the table and keeps its head.
-    pub(in crate::ledger) fn retire(&self, inner: &mut Inner<K, N>, index: usize) {
+    pub(super) fn retire(&self, inner: &mut Inner<K, N>, index: usize) {
         let Busy { key, field, .. } = inner.fields.remove(index);
         let hash = key.hash(&self.hasher);
         let at = inner.table.find(hash, &key).expect("a field hangs in the table");

@@ -41,8 +41,9 @@ impl Tenant for Book {
         }
     }
 
-    fn in_use(&self, run: Run) -> bool {
-        slots(run).any(|slot| self.used.borrow().contains(&slot))
+    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
+        let used = self.used.borrow();
+        runs.iter().map(|run| slots(*run).any(|slot| used.contains(&slot))).collect()
     }
 }
 

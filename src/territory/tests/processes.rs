@@ -184,8 +184,8 @@ struct Idle;
 impl Tenant for Idle {
     fn grant(&self, _: Run) {}
     fn revoke(&self, _: Run) {}
-    fn in_use(&self, _: Run) -> bool {
-        false
+    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
+        vec![false; runs.len()]
     }
 }
 
@@ -252,8 +252,8 @@ impl Tenant for Watched {
         }
     }
 
-    fn in_use(&self, run: Run) -> bool {
-        run.first.0 / 64 % 4 == self.busy.get()
+    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
+        runs.iter().map(|run| run.first.0 / 64 % 4 == self.busy.get()).collect()
     }
 }
 

@@ -86,7 +86,7 @@ fn empty_blocks_are_given_back_after_a_while_and_used_ones_are_not() {
         pool.maintain(now_ms).unwrap();
         assert_eq!(pool.granted().len(), 1024);
     }
-    pool.maintain(10_000).unwrap();
+    pool.maintain(12_500).unwrap();
     assert_eq!(pool.granted(), (960..1024).map(|slot| (false, slot)).collect());
     assert_eq!(pool.territory.blocks_held().unwrap(), Some(1));
 }

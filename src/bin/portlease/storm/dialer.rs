@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) enum Dialer {
-    Portlease(DestinationHandle),
+    Portlease { pool: Pool, handle: DestinationHandle, is_shared: bool },
     Kernel(KernelsChoice),
 }
 
@@ -33,18 +33,37 @@ pub(crate) enum Connection {
 impl Dialer {
     pub(crate) fn new(job: &Job) -> Result<Self, Failure> {
         match job.by {
-            By::Portlease => handle(job).map(Self::Portlease).map_err(failure_of),
+            By::Portlease => {
+                let built = pool(job).and_then(|pool| {
+                    let handle = pool.destination(Protocol::Tcp, job.to)?;
+                    Ok(Self::Portlease { pool, handle, is_shared: job.shared.is_some() })
+                });
+                built.map_err(failure_of)
+            }
             By::Kernel => Ok(Self::Kernel(KernelsChoice::new(job))),
         }
     }
 
     pub(crate) fn dial(&mut self) -> Result<Connection, Failure> {
         match self {
-            Self::Portlease(handle) => {
+            Self::Portlease { handle, .. } => {
                 let options = ConnectOptions::new().prepare(&be_patient);
                 handle.connect_with(&options).map(Connection::Portlease).map_err(failure_of)
             }
             Self::Kernel(kernel) => kernel.dial().map(Connection::Kernel),
+        }
+    }
+
+    /// Whether ports move between this worker and others.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Portlease { is_shared: true, .. })
+    }
+
+    /// Gives back ports that others are in want of, where they are shared.
+    pub(crate) fn maintain(&self) -> Result<(), Failure> {
+        match self {
+            Self::Portlease { pool, is_shared: true, .. } => pool.maintain().map_err(failure_of),
+            _ => Ok(()),
         }
     }
 }
@@ -60,20 +79,22 @@ impl Connection {
     }
 }
 
-/// A pool over the worker's slice, and its only destination.
-fn handle(job: &Job) -> Result<DestinationHandle, Error> {
+/// A pool over the worker's slice, or over what all workers share.
+fn pool(job: &Job) -> Result<Pool, Error> {
     let mode = match job.mode {
         Mode::ByPort => ModeChoice::ByPort,
         Mode::Explicit => ModeChoice::Explicit,
         Mode::Late => ModeChoice::Late,
     };
-    Pool::builder()
+    let pool = Pool::builder()
         .sources(&job.sources)
         .bind_mode(mode)
         // The ports of a storm are those that its user named.
-        .privileged_ports(PrivilegedPorts::Lease)
-        .build()?
-        .destination(Protocol::Tcp, job.to)
+        .privileged_ports(PrivilegedPorts::Lease);
+    match &job.shared {
+        Some(file) => pool.shared(file).build(),
+        None => pool.build(),
+    }
 }
 
 fn be_patient(socket: BorrowedFd<'_>) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod process;
 mod progress;
 mod report;
 mod run;
+mod share;
 mod sources;
 mod tally;
 pub(crate) mod target;
@@ -25,6 +26,7 @@ pub(crate) mod worker;
 
 use crate::args::{By, Mode, StormArgs};
 use limits::Limits;
+use namespace::Settings;
 use plan::Plan;
 use portlease::PortRange;
 use problem::Problem;
@@ -105,6 +107,8 @@ impl Stage {
         Plan::new(&stage.wish, By::Portlease, &stage.limits)?;
         if stage.needs_other_ports(args)? {
             stage.set_apart(args)?;
+        } else if let Some(backlog) = stage.wish.deep_backlog() {
+            stage.set_apart_for_backlog(backlog);
         }
         if stage.apart.is_none() {
             checks::sources_are_ours(&stage.wish.sources)?;
@@ -127,11 +131,8 @@ impl Stage {
     /// Prepares for namespaces, if this host lets us have them.
     fn set_apart(&mut self, args: &StormArgs) -> Result<(), Problem> {
         let ports = self.wish.range_for_kernel()?;
-        let allowed = match self.wish.is_loopback() {
-            true => namespace::rehearse(ports),
-            false => Err("sources and target are not all on loopback".to_string()),
-        };
-        match allowed {
+        let backlog = self.wish.deep_backlog();
+        match self.rehearse(&Settings { kernel_ports: Some(ports), backlog }) {
             Ok(()) => {
                 let mut addresses = Vec::new();
                 if args.churn && args.sources.is_none() {
@@ -144,9 +145,37 @@ impl Stage {
                      ip_local_port_range can be {ports}"
                 );
                 self.apart = Some(addresses);
+                self.wish.has_deep_backlog = backlog.is_some();
+                self.kernels_wish.has_deep_backlog = backlog.is_some();
                 Ok(())
             }
             Err(why) => self.settle(args, ports, &why),
+        }
+    }
+
+    /// The same for a backlog that holds all connections; without it, the target accepts them.
+    fn set_apart_for_backlog(&mut self, backlog: u64) {
+        match self.rehearse(&Settings { kernel_ports: None, backlog: Some(backlog) }) {
+            Ok(()) => {
+                eprintln!(
+                    "portlease storm: in a network namespace of its own, where a backlog \
+                     (somaxconn) holds {backlog} connections: the target accepts none"
+                );
+                self.apart = Some(Vec::new());
+                self.wish.has_deep_backlog = true;
+            }
+            Err(why) => eprintln!(
+                "portlease storm: no network namespace of its own ({why}): the target accepts all \
+                 connections, which takes more memory and time"
+            ),
+        }
+    }
+
+    /// Whether this host lets us have a namespace with `settings`, and it would do.
+    fn rehearse(&self, settings: &Settings) -> Result<(), String> {
+        match self.wish.is_loopback() {
+            true => namespace::rehearse(settings),
+            false => Err("sources and target are not all on loopback".to_string()),
         }
     }
 
@@ -175,9 +204,10 @@ impl Stage {
         };
         if let Some(addresses) = &self.apart {
             // Each run gets a fresh one: what the last has left in TIME_WAIT is not its burden.
-            let ports = wish.range_for_kernel()?;
             let change = by == By::Kernel || wish.mode == Mode::Late;
-            namespace::enter(change.then_some(ports), addresses).map_err(|error| {
+            let kernel_ports = if change { Some(wish.range_for_kernel()?) } else { None };
+            let backlog = wish.deep_backlog().filter(|_| wish.has_deep_backlog);
+            namespace::enter(&Settings { kernel_ports, backlog }, addresses).map_err(|error| {
                 Problem::failed(format!("no network namespace of its own: {error}"), "")
             })?;
         }

@@ -13,14 +13,28 @@ use std::process::{Command, ExitCode, Stdio};
 /// `lo` is the first interface of every namespace.
 const LO: u32 = 1;
 
+/// What is set in a namespace of our own, where it is to differ.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// `net.ipv4.ip_local_port_range`.
+    pub(crate) kernel_ports: Option<PortRange>,
+    /// `net.core.somaxconn`.
+    pub(crate) backlog: Option<u64>,
+}
+
 /// Tries [`enter`] in a process that can be lost: one that is refused half-way has left the
 /// host's network and cannot come back.
-pub(crate) fn rehearse(ports: PortRange) -> Result<(), String> {
+pub(crate) fn rehearse(settings: &Settings) -> Result<(), String> {
     let tried = std::env::current_exe().and_then(|program| {
-        Command::new(program)
-            .args(["storm-rehearsal", "--ports", &ports.to_string()])
-            .stdin(Stdio::null())
-            .output()
+        let mut command = Command::new(program);
+        command.arg("storm-rehearsal").stdin(Stdio::null());
+        if let Some(ports) = settings.kernel_ports {
+            command.args(["--ports", &ports.to_string()]);
+        }
+        if let Some(backlog) = settings.backlog {
+            command.args(["--backlog", &backlog.to_string()]);
+        }
+        command.output()
     });
     match tried {
         Ok(output) if output.status.success() => Ok(()),
@@ -31,7 +45,7 @@ pub(crate) fn rehearse(ports: PortRange) -> Result<(), String> {
 
 /// The lost process of [`rehearse`].
 pub(crate) fn rehearsal(args: &RehearsalArgs) -> ExitCode {
-    match enter(Some(args.ports), &[]) {
+    match enter(&Settings { kernel_ports: args.ports, backlog: args.backlog }, &[]) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -41,10 +55,9 @@ pub(crate) fn rehearsal(args: &RehearsalArgs) -> ExitCode {
 }
 
 /// Moves this thread, and so all processes that it starts from now on, into a new network
-/// namespace with `lo` up, with `addresses` on it and, if told, another
-/// `net.ipv4.ip_local_port_range`. At once where that is allowed, else inside a new user
+/// namespace with `lo` up, with `addresses` on it and with `settings`. At once where that is allowed, else inside a new user
 /// namespace, which takes a process of one thread (unshare(2)).
-pub(crate) fn enter(kernel_ports: Option<PortRange>, addresses: &[Ipv4Addr]) -> io::Result<()> {
+pub(crate) fn enter(settings: &Settings, addresses: &[Ipv4Addr]) -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
@@ -57,9 +70,12 @@ pub(crate) fn enter(kernel_ports: Option<PortRange>, addresses: &[Ipv4Addr]) -> 
     for &address in addresses {
         add_to_loopback(address)?;
     }
-    if let Some(ports) = kernel_ports {
+    if let Some(ports) = settings.kernel_ports {
         let text = format!("{} {}", ports.first(), ports.last());
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", text)?;
+    }
+    if let Some(backlog) = settings.backlog {
+        fs::write("/proc/sys/net/core/somaxconn", backlog.to_string())?;
     }
     Ok(())
 }

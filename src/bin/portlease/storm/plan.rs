@@ -18,6 +18,10 @@ const PROCESSES: u64 = 512;
 /// with a target of our own there are two.
 const SOCKET_BYTES: u64 = 5 * 1024;
 
+/// Ports that the last block of a worker may leave over, where they share: see
+/// `PoolBuilder::shared`.
+const BLOCK_PORTS: u64 = 64;
+
 /// One run of a storm.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -25,7 +29,10 @@ pub(crate) struct Plan {
     /// Four-tuples towards the destination that the run may use.
     pub(crate) capacity: u64,
     pub(crate) workers: Vec<WorkerPlan>,
-    /// Connections that each target process holds; empty with a target that is not ours.
+    /// Whether ports move between the workers, which each name all sources then.
+    pub(crate) is_shared: bool,
+    /// Connections that each target process holds; empty with a target that is not ours, or that
+    /// lets them wait in its backlog.
     pub(crate) targets: Vec<u64>,
 }
 
@@ -47,40 +54,37 @@ impl Plan {
                 let per_process = per_process(2, limits)?;
                 let worker = WorkerPlan { sources: wish.sources.clone(), share: 0, room: 1 };
                 let targets = if ours { vec![per_process] } else { vec![] };
-                Ok(Self { by, capacity, workers: vec![worker], targets })
+                Ok(Self { by, capacity, workers: vec![worker], is_shared: false, targets })
             }
             Work::Fill { connections } => {
                 enough_four_tuples(connections, capacity, &wish.sources)?;
                 let per_process = per_process(connections, limits)?;
-                enough_for_host(connections, ours, limits)?;
+                let accepts = ours && !wish.has_deep_backlog;
+                enough_for_host(connections, ours, accepts, limits)?;
                 let processes = connections.div_ceil(per_process);
-                let targets =
-                    if ours { shares(connections, &vec![1; processes as usize]) } else { vec![] };
-                Ok(Self {
-                    by,
-                    capacity,
-                    workers: workers(&wish.sources, by, connections, processes, per_process),
-                    targets,
-                })
+                let targets = if accepts {
+                    shares(connections, &vec![1; processes as usize])
+                } else {
+                    vec![]
+                };
+                let spare = capacity - connections;
+                let fits = processes > 1 && spare >= processes * BLOCK_PORTS;
+                let is_shared = by == By::Portlease && (wish.shared.is_some() || fits);
+                let workers = match by {
+                    By::Portlease if !is_shared => {
+                        slices(&wish.sources, connections, processes, per_process)
+                    }
+                    _ => equals(&wish.sources, connections, processes, per_process),
+                };
+                Ok(Self { by, capacity, workers, is_shared, targets })
             }
         }
     }
 }
 
-/// Each worker with a slice of every source; the kernel's choice cannot be sliced.
-fn workers(
-    all: &[Source],
-    by: By,
-    connections: u64,
-    count: u64,
-    per_process: u64,
-) -> Vec<WorkerPlan> {
-    let slices: Vec<_> = (0..count)
-        .map(|number| match by {
-            By::Portlease => sources::slice(all, number, count),
-            By::Kernel => all.to_vec(),
-        })
-        .collect();
+/// Workers with a slice of every source each.
+fn slices(all: &[Source], connections: u64, count: u64, per_process: u64) -> Vec<WorkerPlan> {
+    let slices: Vec<_> = (0..count).map(|number| sources::slice(all, number, count)).collect();
     let capacities: Vec<_> = slices.iter().map(|slice| sources::capacity(slice)).collect();
     let shares = shares(connections, &capacities);
     slices
@@ -91,6 +95,15 @@ fn workers(
             let room = capacity.min(per_process);
             WorkerPlan { sources, share: share.min(room), room }
         })
+        .collect()
+}
+
+/// Workers that name all sources each: they share, or the kernel chooses.
+fn equals(all: &[Source], connections: u64, count: u64, per_process: u64) -> Vec<WorkerPlan> {
+    let room = sources::capacity(all).min(per_process);
+    shares(connections, &vec![1; count as usize])
+        .into_iter()
+        .map(|share| WorkerPlan { sources: all.to_vec(), share: share.min(room), room })
         .collect()
 }
 
@@ -146,14 +159,21 @@ fn per_process(connections: u64, limits: &Limits) -> Result<u64, Problem> {
     ))
 }
 
-fn enough_for_host(connections: u64, ours: bool, limits: &Limits) -> Result<(), Problem> {
+fn enough_for_host(
+    connections: u64,
+    ours: bool,
+    accepts: bool,
+    limits: &Limits,
+) -> Result<(), Problem> {
     let ends = if ours { 2 } else { 1 };
     let sockets = connections * ends;
-    if let Some(free) = limits.files_free.filter(|&free| sockets > free) {
+    // What waits to be accepted is a socket and not a file yet.
+    let files = if accepts { sockets } else { connections };
+    if let Some(free) = limits.files_free.filter(|&free| files > free) {
         return Err(Problem::impossible(
             format!(
                 "{} sockets are more than the {} files that this host may still open",
-                thousands(sockets),
+                thousands(files),
                 thousands(free)
             ),
             "raise the sysctl fs.file-max or ask for fewer (-n)",
@@ -201,6 +221,8 @@ mod tests {
             sources: sources::loopback(sources, ports),
             work: Work::Fill { connections },
             mode: Mode::ByPort,
+            shared: None,
+            has_deep_backlog: false,
             timeout: Duration::from_secs(600),
         }
     }
@@ -211,7 +233,8 @@ mod tests {
 
     #[test]
     fn processes_follow_from_descriptors() {
-        let wish = wish(65_537, 2, range(32_436, 65_535));
+        // Too few to spare for blocks.
+        let wish = wish(65_537, 2, range(32_760, 65_535));
         for (descriptors, processes) in [(20_000, 4), (1 << 20, 1), (1024, 68), (1 << 40, 1)] {
             let limits = Limits { descriptors, ..limits() };
             let plan = Plan::new(&wish, By::Portlease, &limits).unwrap();
@@ -232,6 +255,29 @@ mod tests {
         for worker in &plan.workers {
             assert_eq!(worker.share, sources::capacity(&worker.sources));
         }
+    }
+
+    #[test]
+    fn workers_share_where_that_leaves_nothing_over() {
+        for (spare, is_shared) in [(0, false), (255, false), (256, true)] {
+            let wish = wish(65_000 - spare, 1, range(536, 65_535));
+            let plan = Plan::new(&wish, By::Portlease, &limits()).unwrap();
+            assert_eq!((plan.workers.len(), plan.is_shared), (4, is_shared), "{spare}");
+            let names_all = plan.workers.iter().all(|w| sources::capacity(&w.sources) == 65_000);
+            assert_eq!(names_all, is_shared, "{spare}");
+            assert_eq!(plan.workers.iter().map(|w| w.share).sum::<u64>(), 65_000 - spare);
+        }
+        let alone = Plan::new(&wish(10, 1, range(1, 5000)), By::Portlease, &limits()).unwrap();
+        assert!(!alone.is_shared);
+        let shared = Wish { shared: Some("file".into()), ..wish(10, 1, range(1, 5000)) };
+        assert!(Plan::new(&shared, By::Portlease, &limits()).unwrap().is_shared);
+    }
+
+    #[test]
+    fn a_deep_backlog_takes_no_process_and_no_file() {
+        let wish = Wish { has_deep_backlog: true, ..wish(65_537, 2, range(1024, 65_535)) };
+        let limits = Limits { files_free: Some(70_000), ..limits() };
+        assert!(Plan::new(&wish, By::Portlease, &limits).unwrap().targets.is_empty());
     }
 
     #[test]

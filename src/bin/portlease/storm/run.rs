@@ -7,6 +7,7 @@ use super::problem::Problem;
 use super::process::{Crew, Id, Interrupts, News};
 use super::progress::Progress;
 use super::report::thousands;
+use super::share::Share;
 use super::sources;
 use super::tally::Tally;
 use super::targets::Targets;
@@ -47,7 +48,8 @@ pub(crate) fn run(
     let mut crew = Crew::new(interrupts, wish.timeout);
     let mut targets = Targets::new(wish, plan)?;
     targets.make_room(&mut crew, wish.work, 1)?;
-    let workers = start_workers(&mut crew, wish, plan, targets.address())?;
+    let share = Share::new(wish, plan)?;
+    let workers = start_workers(&mut crew, wish, plan, targets.address(), &share)?;
     let mut tally = Tally::new();
 
     let slab_before = limits::slab();
@@ -95,6 +97,7 @@ fn start_workers(
     wish: &Wish,
     plan: &Plan,
     to: SocketAddr,
+    share: &Share,
 ) -> Result<Vec<Id>, Problem> {
     let mut workers = Vec::new();
     for (number, worker) in plan.workers.iter().enumerate() {
@@ -103,6 +106,7 @@ fn start_workers(
             by: plan.by,
             mode: wish.mode,
             to,
+            shared: share.file(),
             sources: worker.sources.iter().cloned().collect::<Sources>().to_string(),
             addresses: sources::addresses(&worker.sources, number),
         };

@@ -6,7 +6,8 @@ use super::wire::{self, Event};
 use crate::args::TargetArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -44,6 +45,29 @@ pub(crate) fn listen(
         }
     }
     Err(error)
+}
+
+/// Connections that wait to be accepted by the listener at `address`, as /proc/net/tcp tells:
+/// listeners come first there, and what a listener has received are connections.
+pub(crate) fn waiting(address: SocketAddr) -> Option<u64> {
+    let table = match address {
+        SocketAddr::V4(_) => "/proc/thread-self/net/tcp",
+        SocketAddr::V6(_) => "/proc/thread-self/net/tcp6",
+    };
+    let port = format!(":{:04X}", address.port());
+    for line in BufReader::new(File::open(table).ok()?).lines().skip(1) {
+        let line = line.ok()?;
+        let mut words = line.split_whitespace().skip(1);
+        let (local, _, state, queues) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
+        if state != "0A" {
+            break;
+        }
+        if local.ends_with(&port) {
+            return u64::from_str_radix(queues.split_once(':')?.1, 16).ok();
+        }
+    }
+    None
 }
 
 pub(crate) fn run(args: &TargetArgs) -> ExitCode {

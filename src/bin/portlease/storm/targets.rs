@@ -19,11 +19,16 @@ use std::time::{Duration, Instant};
 /// How long it may take to accept what is open already.
 const HELD_WITHIN: Duration = Duration::from_secs(10);
 
+/// Between two looks at a backlog.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Where connections lead, and who holds the other end.
 pub(crate) struct Targets {
     address: SocketAddr,
     /// `None`: the target is somebody else's.
     listener: Option<Socket>,
+    /// Connections wait in the listener's backlog, and the kernel counts them.
+    has_deep_backlog: bool,
     /// What each process holds that has not been started.
     waiting: VecDeque<u64>,
     /// Each process and what it has said to hold.
@@ -43,7 +48,8 @@ impl Targets {
             }
         };
         let waiting = plan.targets.iter().copied().collect();
-        Ok(Self { address, listener, waiting, started: Vec::new(), room: 0 })
+        let has_deep_backlog = wish.has_deep_backlog;
+        Ok(Self { address, listener, has_deep_backlog, waiting, started: Vec::new(), room: 0 })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -80,8 +86,11 @@ impl Targets {
         }
     }
 
-    /// Connections that have been accepted; `None` if the target is not ours.
+    /// Connections that have been accepted or wait for it; `None` if the target is not ours.
     pub(crate) fn held(&self) -> Option<u64> {
+        if self.has_deep_backlog {
+            return target::waiting(self.address);
+        }
         self.listener.as_ref().map(|_| self.started.iter().map(|(_, held)| held).sum())
     }
 
@@ -99,7 +108,7 @@ impl Targets {
                     "raise the sysctl net.core.somaxconn",
                 ));
             }
-            match crew.wait_until(end)? {
+            match crew.wait_until(end.min(Instant::now() + LOOK_EVERY))? {
                 Some((id, News::Said(Event::Held { count }))) => self.set_held(id, count),
                 Some((_, News::Gone)) => return Err(died()),
                 Some((_, News::Said(_))) | None => {}
@@ -145,6 +154,8 @@ mod tests {
             sources: sources::loopback(2, range(first, last)),
             work: Work::Fill { connections: 1 },
             mode: Mode::ByPort,
+            shared: None,
+            has_deep_backlog: false,
             timeout: Duration::from_secs(1),
         };
         target_ports(&wish, range(32_768, 60_999)).next().unwrap()

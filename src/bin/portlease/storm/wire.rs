@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -12,6 +13,8 @@ pub(crate) struct Job {
     pub(crate) by: By,
     pub(crate) mode: Mode,
     pub(crate) to: SocketAddr,
+    /// The file that the workers share; without one, each has sources of its own.
+    pub(crate) shared: Option<PathBuf>,
     /// The worker's slice, as a pool's sources are written.
     pub(crate) sources: String,
     /// The addresses alone, in the order in which the kernel's choice takes them.

@@ -5,6 +5,7 @@ use super::sources;
 use crate::args::{By, Mode, StormArgs};
 use portlease::{Family, PortRange, Source, Sources, SourcesError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Addresses that no real network has (RFC 2544), for a namespace of our own.
@@ -13,6 +14,9 @@ const SOURCE_APART: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
 /// Connections without `-n`: one more than there are port numbers, and one for port 0.
 const CONNECTIONS: u64 = 65_537;
+
+/// Connections from which on the target accepts nothing.
+const DEEP_FROM: u64 = 200_000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
@@ -24,6 +28,11 @@ pub(crate) struct Wish {
     pub(crate) sources: Vec<Source>,
     pub(crate) work: Work,
     pub(crate) mode: Mode,
+    /// A file that others share too.
+    pub(crate) shared: Option<PathBuf>,
+    /// A target of our own accepts nothing: connections wait in its backlog, for which a namespace
+    /// of our own has been set up.
+    pub(crate) has_deep_backlog: bool,
     pub(crate) timeout: Duration,
 }
 
@@ -40,6 +49,7 @@ impl Wish {
     pub(crate) fn new(args: &StormArgs, kernel_ports: PortRange) -> Result<Self, Problem> {
         let sources = sources_of(args, kernel_ports)?;
         let sources = of_one_family(sources, args)?;
+        let sources = args.slice.map_or_else(|| sources.clone(), |slice| slice.of(&sources));
         let work = if args.churn {
             Work::Churn { seconds: args.seconds, limit: args.connections.unwrap_or(u64::MAX) }
         } else {
@@ -52,7 +62,17 @@ impl Wish {
             _ => Ipv4Addr::LOCALHOST.into(),
         };
         let timeout = Duration::from_secs(args.timeout);
-        Ok(Self { to: args.to, target, sources, work, mode: args.mode, timeout })
+        let shared = args.shared.clone();
+        Ok(Self {
+            to: args.to,
+            target,
+            sources,
+            work,
+            mode: args.mode,
+            shared,
+            has_deep_backlog: false,
+            timeout,
+        })
     }
 
     /// As [`Wish::new`], with the kernel's own range on every source. Where all four-tuples were
@@ -65,6 +85,17 @@ impl Wish {
             wish.work = Work::Fill { connections: all - all.div_ceil(100) };
         }
         Ok(wish)
+    }
+
+    /// The backlog of a target that accepts nothing, for so many connections that accepting them
+    /// would take dozens of processes and a file for each.
+    pub(crate) fn deep_backlog(&self) -> Option<u64> {
+        match self.work {
+            Work::Fill { connections } if connections >= DEEP_FROM && self.to.is_none() => {
+                Some(connections)
+            }
+            _ => None,
+        }
     }
 
     /// Whether everything stays on the loopback interface.

@@ -8,14 +8,20 @@ use super::process::die_with;
 use super::wire::{self, Batch, Cause, Event, Failure, Job, Order};
 use crate::args::WorkerArgs;
 use hdrhistogram::Histogram;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two reports of a worker that churns.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks whether others are in want of our ports.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(50);
+/// How long a worker without a port waits for those that others give back.
+const SHARED_PATIENCE: Duration = Duration::from_secs(1);
 /// After a connect that failed while churning: a loop of failures alone would measure nothing.
 const AFTER_FAILURE: Duration = Duration::from_millis(1);
 
@@ -38,7 +44,11 @@ fn serve(mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
     wire::send(&mut output, &Event::Ready)?;
 
     let mut held = Vec::new();
-    while let Some(order) = wire::receive::<Order>(&mut input)? {
+    loop {
+        if let Err(failure) = maintain_until_told(&dialer)? {
+            return wire::send(&mut output, &Event::Failed(failure));
+        }
+        let Some(order) = wire::receive::<Order>(&mut input)? else { return Ok(()) };
         match order {
             Order::Open { count } => {
                 let batch = open(&mut dialer, &mut held, count);
@@ -51,14 +61,29 @@ fn serve(mut input: impl BufRead, mut output: impl Write) -> io::Result<()> {
             }
         }
     }
-    Ok(())
+}
+
+/// Waits until the input has something to say. A worker is told one thing at a time, so nothing
+/// is buffered meanwhile.
+fn maintain_until_told(dialer: &Dialer) -> io::Result<Result<(), Failure>> {
+    let input = io::stdin();
+    while dialer.is_shared() {
+        let every = PollTimeout::try_from(MAINTAIN_EVERY).map_err(io::Error::other)?;
+        if poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], every)? > 0 {
+            break;
+        }
+        if let Err(failure) = dialer.maintain() {
+            return Ok(Err(failure));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Opens `count` connections or as many as it can; the first failure ends it.
 fn open(dialer: &mut Dialer, held: &mut Vec<Connection>, count: u64) -> Batch {
     let mut log = Log::new();
     for _ in 0..count {
-        match log.dial(dialer).and_then(reset_on_close) {
+        match dial_patiently(&mut log, dialer).and_then(reset_on_close) {
             Ok(connection) => held.push(connection),
             Err(failure) => {
                 log.failed(failure);
@@ -67,6 +92,23 @@ fn open(dialer: &mut Dialer, held: &mut Vec<Connection>, count: u64) -> Batch {
         }
     }
     log.take()
+}
+
+/// As [`Log::dial`]; where ports are shared and none is left, waits for what others give back.
+fn dial_patiently(log: &mut Log, dialer: &mut Dialer) -> Result<Connection, Failure> {
+    let begin = Instant::now();
+    loop {
+        match log.dial(dialer) {
+            Err(failure)
+                if failure.cause == Cause::Exhausted
+                    && dialer.is_shared()
+                    && begin.elapsed() < SHARED_PATIENCE =>
+            {
+                thread::sleep(AFTER_FAILURE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Connects and closes until the time is over or `limit` connects were tried.

@@ -1,0 +1,114 @@
+//! The pool's territory: the ledger is its tenant, and whoever calls the pool looks after it.
+
+use super::random::Stream;
+use crate::error::Error;
+use crate::kernel::Monotonic;
+use crate::ledger::{Clock, Family, From, Ledger, Source, Why};
+use crate::sync::{AtomicU64, Ordering};
+use crate::territory::{Growth, Plan, Run, Tenant, Territory};
+use std::ops::Range;
+
+/// Maintenance takes one part in so many of a processor at most, however much is leased.
+const DUTY: u64 = 20;
+
+pub(super) struct Grounds {
+    territory: Territory,
+    /// When maintenance is due next.
+    due_ms: AtomicU64,
+}
+
+impl Grounds {
+    /// The ledger begins with every slot granted, and loses what is not ours.
+    pub(super) fn new(
+        plan: &Plan,
+        sources: &[Source],
+        ledger: &Ledger,
+        clock: &Monotonic,
+    ) -> Result<Self, Error> {
+        let territory = Territory::new(plan, sources, &Leaser { ledger, clock })?;
+        Ok(Self { territory, due_ms: AtomicU64::new(0) })
+    }
+
+    /// Whether ports come and go. Where not, nothing here costs anything.
+    #[inline]
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.territory, Territory::Shared(_))
+    }
+
+    pub(super) fn blocks_held(&self) -> Result<Option<u32>, Error> {
+        self.territory.blocks_held()
+    }
+
+    /// Asks for more ports; see [`Territory::grow`].
+    pub(super) fn grow(
+        &self,
+        family: Family,
+        from: From,
+        ledger: &Ledger,
+        clock: &Monotonic,
+        random: &mut Stream,
+    ) -> Result<Growth, Error> {
+        self.territory.grow(family, from, &Leaser { ledger, clock }, random.numbers())
+    }
+
+    /// Maintains the territory if that is due and nobody else is about to.
+    pub(super) fn maintain_if_due(&self, ledger: &Ledger, clock: &Monotonic, random: &mut Stream) {
+        // Relaxed, both: only how often there is maintenance hangs on it.
+        let due_ms = self.due_ms.load(Ordering::Relaxed);
+        let now_ms = clock.now_ms();
+        if now_ms < due_ms {
+            return;
+        }
+        let soon_ms = now_ms + Territory::MAINTAIN_MS;
+        let is_ours = self
+            .due_ms
+            .compare_exchange(due_ms, soon_ms, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if is_ours {
+            // What is wrong with the file has revoked all that was granted, so the next acquire
+            // asks for more and is told.
+            let _ = self.maintain(ledger, clock, random);
+        }
+    }
+
+    /// Maintains the territory now.
+    #[cold]
+    pub(super) fn maintain(
+        &self,
+        ledger: &Ledger,
+        clock: &Monotonic,
+        random: &mut Stream,
+    ) -> Result<(), Error> {
+        let begin_ms = clock.now_ms();
+        let tenant = Leaser { ledger, clock };
+        let done = self.territory.maintain(begin_ms, &tenant, random.numbers());
+        let end_ms = clock.now_ms();
+        let pause_ms = Territory::MAINTAIN_MS.max((end_ms - begin_ms) * DUTY);
+        // Relaxed: see `maintain_if_due`.
+        self.due_ms.store(end_ms + pause_ms, Ordering::Relaxed);
+        done
+    }
+}
+
+/// The ledger, which knows ports that are not ours and not why.
+struct Leaser<'a> {
+    ledger: &'a Ledger,
+    clock: &'a Monotonic,
+}
+
+impl Tenant for Leaser<'_> {
+    fn grant(&self, run: Run) {
+        self.ledger.include(run.family, run.first, run.count, Why::NotOurs);
+    }
+
+    fn revoke(&self, run: Run) {
+        self.ledger.exclude(run.family, run.first, run.count, Why::NotOurs);
+    }
+
+    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
+        let Some(family) = runs.first().map(|run| run.family) else { return Vec::new() };
+        let windows: Vec<Range<u32>> =
+            runs.iter().map(|run| run.first.0..run.first.0 + run.count).collect();
+        self.ledger.in_use_or_held(family, &windows, self.clock)
+    }
+}

@@ -1,0 +1,374 @@
+//! Promises of pools that share a file: no port of a source has two holders, "exhausted" is exact
+//! over all of them, what one does not use or leaves behind another gets, and whatever is wrong
+//! with the file is an error.
+
+mod common;
+#[path = "common/crew.rs"]
+mod crew;
+
+use common::in_namespace;
+use crew::{Folder, Member, part, say};
+use portlease::{ClosedFirst, Error, Family, Lease, Pool, PoolBuilder, Protocol, Slice};
+use socket2::{Domain, Socket, Type};
+use std::collections::{HashSet, VecDeque};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Four blocks of 64 ports on each of two sources.
+const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20287";
+const CAPACITY: usize = 512;
+/// Far beyond what anything here takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn builder() -> PoolBuilder {
+    Pool::builder().sources(SOURCES)
+}
+
+fn shared(file: &str) -> Pool {
+    builder().shared(file).build().unwrap()
+}
+
+fn all(pool: &Pool, to: SocketAddr) -> Vec<Lease<'_>> {
+    std::iter::from_fn(|| match pool.acquire(Protocol::Tcp, to) {
+        Ok(lease) => Some(lease),
+        Err(Error::Exhausted(_)) => None,
+        Err(error) => panic!("{error}"),
+    })
+    .collect()
+}
+
+#[track_caller]
+fn is_exhausted<T>(result: Result<T, Error>) {
+    let error = result.err();
+    assert!(matches!(error, Some(Error::Exhausted(_))), "{error:?}");
+}
+
+#[test]
+fn two_pools_have_all_ports_once() {
+    let folder = Folder::new("once");
+    let (one, two) = (shared(&folder.file()), shared(&folder.file()));
+    let to = at("127.0.0.1:80");
+    assert_eq!(one.blocks_held().unwrap(), Some(0));
+    let mut leases = Vec::new();
+    // In turns, so that both grow.
+    loop {
+        let taken: Vec<_> =
+            [&one, &two].iter().flat_map(|pool| pool.acquire(Protocol::Tcp, to)).collect();
+        if taken.is_empty() {
+            break;
+        }
+        leases.extend(taken);
+    }
+    let sources: HashSet<_> = leases.iter().map(|lease| lease.source()).collect();
+    assert_eq!((sources.len(), leases.len()), (CAPACITY, CAPACITY));
+    let held = [&one, &two].map(|pool| pool.blocks_held().unwrap().unwrap());
+    assert_eq!(held.iter().sum::<u32>(), 8);
+    assert!(held.iter().all(|&blocks| blocks > 0), "{held:?}");
+    // Another destination has all of its four-tuples, and none beyond.
+    let other = at("127.0.0.1:81");
+    assert_eq!(all(&one, other).len(), held[0] as usize * 64);
+    let census = one.census_of(Protocol::Tcp, to).unwrap();
+    assert_eq!(census.capacity, CAPACITY as u64);
+    assert_eq!(census.excluded, u64::from(held[1]) * 64);
+}
+
+#[test]
+fn an_acquire_from_one_source_grows_there() {
+    let folder = Folder::new("from");
+    let pool = shared(&folder.file());
+    let source = "127.0.0.3".parse().unwrap();
+    let from = || pool.acquire_from(source, Protocol::Tcp, at("127.0.0.1:80"));
+    let leases: Vec<_> = (0..CAPACITY / 2).map(|_| from().unwrap()).collect();
+    assert!(leases.iter().all(|lease| lease.source().ip() == source));
+    is_exhausted(from());
+    let handle = pool.destination(Protocol::Tcp, at("127.0.0.1:81")).unwrap();
+    let leases: Vec<_> = (0..CAPACITY).map(|_| handle.acquire().unwrap()).collect();
+    assert_eq!(leases.len(), CAPACITY);
+    is_exhausted(handle.acquire());
+}
+
+#[test]
+fn a_port_for_all_destinations_keeps_its_block() {
+    let folder = Folder::new("port");
+    let (one, two) = (shared(&folder.file()), shared(&folder.file()));
+    let port = one.acquire_port(Family::V4).unwrap();
+    let to = at("127.0.0.1:80");
+    let leases = all(&two, to);
+    assert_eq!(leases.len(), CAPACITY - 64);
+    // The other starves now, and this one has nothing else to give.
+    one.maintain().unwrap();
+    assert_eq!(one.blocks_held().unwrap(), Some(1));
+    is_exhausted(two.acquire(Protocol::Tcp, to));
+    drop(port);
+    one.maintain().unwrap();
+    assert_eq!(one.blocks_held().unwrap(), Some(0));
+    assert_eq!(all(&two, to).len(), 64);
+}
+
+#[test]
+fn what_is_not_used_goes_to_who_starves() {
+    let folder = Folder::new("starve");
+    let (rich, poor) = (shared(&folder.file()), shared(&folder.file()));
+    let to = at("127.0.0.1:80");
+    let mut leases = all(&rich, to);
+    is_exhausted(poor.acquire(Protocol::Tcp, to));
+    leases.truncate(1);
+    let kept = leases[0].source();
+    let blocks = rich.blocks_held().unwrap();
+    assert_eq!(blocks, Some(8));
+    // A dropped lease may rest; what rests is in use.
+    let end = Instant::now() + PATIENCE;
+    while rich.blocks_held().unwrap() != Some(1) {
+        assert!(Instant::now() < end, "{:?}", rich.census_of(Protocol::Tcp, to));
+        is_exhausted_or_ok(poor.acquire(Protocol::Tcp, to));
+        thread::sleep(Duration::from_millis(10));
+        rich.maintain().unwrap();
+    }
+    let taken = all(&poor, to);
+    assert_eq!(taken.len(), CAPACITY - 64);
+    let ours =
+        |source: &SocketAddr| source.ip() == kept.ip() && source.port() / 64 == kept.port() / 64;
+    assert!(!taken.iter().any(|lease| ours(&lease.source())));
+}
+
+fn is_exhausted_or_ok(result: Result<Lease<'_>, Error>) {
+    match result {
+        // Given back untouched: it does not rest.
+        Ok(lease) => lease.release(),
+        other => is_exhausted(other),
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_is_an_error_and_grants_nothing() {
+    let folder = Folder::new("replaced");
+    let pool = shared(&folder.file());
+    let to = at("127.0.0.1:80");
+    let lease = pool.acquire(Protocol::Tcp, to).unwrap();
+    std::fs::rename(folder.file(), folder.file() + ".old").unwrap();
+    std::fs::write(folder.file(), "").unwrap();
+    let error = pool.maintain().unwrap_err().to_string();
+    assert!(error.contains("was replaced by another file"), "{error}");
+    let error = pool.acquire(Protocol::Tcp, to).unwrap_err();
+    assert!(matches!(error, Error::SharedFile { .. }), "{error}");
+    drop(lease);
+    std::fs::rename(folder.file() + ".old", folder.file()).unwrap();
+    pool.maintain().unwrap();
+    assert!(pool.acquire(Protocol::Tcp, to).is_ok());
+}
+
+#[test]
+fn an_unfit_file_is_an_error_of_build() {
+    let folder = Folder::new("unfit");
+    std::fs::write(folder.file(), "something else").unwrap();
+    for path in [folder.file(), "/dev/null".to_owned(), folder.file() + "/below"] {
+        let error = builder().shared(&path).build().unwrap_err();
+        assert!(matches!(error, Error::SharedFile { .. }), "{path}: {error}");
+    }
+}
+
+#[test]
+fn slices_are_the_whole_cut_up() {
+    let to = at("127.0.0.1:80");
+    let mut seen = HashSet::new();
+    for number in 1..=3 {
+        let slice = Slice::new(number, 3).unwrap();
+        let pool = builder().slice(slice).build().unwrap();
+        assert_eq!(pool.blocks_held().unwrap(), None);
+        let leases = all(&pool, to);
+        let sources: HashSet<_> = leases.iter().map(|lease| lease.source()).collect();
+        let cut: HashSet<_> = slice
+            .of(&SOURCES.parse::<portlease::Sources>().unwrap().into_iter().collect::<Vec<_>>())
+            .iter()
+            .flat_map(|source| {
+                let ports = source.ports.iter().flat_map(|range| range.first()..=range.last());
+                ports.map(|port| SocketAddr::new(source.address, port)).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(sources, cut);
+        seen.extend(sources);
+    }
+    assert_eq!(seen.len(), CAPACITY);
+}
+
+#[test]
+fn a_child_of_fork_claims_its_own() {
+    let folder = Folder::new("fork");
+    let pool = shared(&folder.file());
+    let to = at("127.0.0.1:80");
+    let _lease = pool.acquire(Protocol::Tcp, to).unwrap();
+    let held = pool.blocks_held().unwrap().unwrap() as usize;
+    // SAFETY: the child touches no lock that another thread of this program may hold: the
+    // allocator's are made for it, and the pool's are not touched.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: no argument is a pointer.
+        unsafe { libc::alarm(20) };
+        let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            assert!(matches!(pool.acquire(Protocol::Tcp, to), Err(Error::Forked)));
+            assert!(matches!(pool.maintain(), Err(Error::Forked)));
+            assert!(matches!(pool.blocks_held(), Err(Error::Forked)));
+            let own = shared(&folder.file());
+            assert_eq!(all(&own, to).len(), CAPACITY - held * 64);
+        }));
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(i32::from(well.is_err())) };
+    }
+    let mut status = -1;
+    // SAFETY: `status` lives as long as the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
+    assert_eq!(all(&pool, to).len(), CAPACITY - 1);
+}
+
+// ---- several processes --------------------------------------------------------------------------
+
+#[test]
+fn a_dead_process_leaves_its_ports_to_the_others() {
+    const TEST: &str = "a_dead_process_leaves_its_ports_to_the_others";
+    in_namespace(TEST, || {
+        let to = at("127.0.0.1:700");
+        if let Some(file) = part() {
+            let pool = shared(&file);
+            // Connected sockets, so that the kernel has something to clear away.
+            let streams: Vec<_> = (0..CAPACITY).map(|_| pool.connect(to).unwrap()).collect();
+            say("ready");
+            thread::sleep(PATIENCE);
+            drop(streams);
+            return;
+        }
+        let folder = Folder::new("dead");
+        let _listener = TcpListener::bind(to).unwrap();
+        let mut delays_us = Vec::new();
+        for _ in 0..5 {
+            let mut holder = Member::start(TEST, &folder.file());
+            holder.wait_for("ready");
+            let pool = shared(&folder.file());
+            let other = at("127.0.0.1:701");
+            is_exhausted(pool.acquire(Protocol::Tcp, other));
+            let killed = Instant::now();
+            holder.kill();
+            let mut is_dead = false;
+            while let Err(error) = pool.acquire(Protocol::Tcp, other) {
+                assert!(matches!(error, Error::Exhausted(_)), "{error}");
+                assert!(!is_dead, "a dead process still holds its ports");
+                is_dead = holder.has_ended();
+            }
+            delays_us.push(killed.elapsed().as_micros());
+            assert_eq!(all(&pool, other).len(), CAPACITY);
+            // What its sockets left behind is met by verdict.
+            pool.connect(to).unwrap();
+        }
+        println!(
+            "measured: ports free {delays_us:?} us after kill -9 of a process with {CAPACITY} connections"
+        );
+    });
+}
+
+#[test]
+fn a_process_that_calls_hands_over_what_it_does_not_use() {
+    const TEST: &str = "a_process_that_calls_hands_over_what_it_does_not_use";
+    if let Some(file) = part() {
+        let pool = shared(&file);
+        let to = at("127.0.0.1:80");
+        let leases = all(&pool, to);
+        leases.into_iter().for_each(Lease::release);
+        say("ready");
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            pool.census_of(Protocol::Tcp, to).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        return;
+    }
+    let mut delays_us = Vec::new();
+    for _ in 0..10 {
+        let folder = Folder::new("hand-over");
+        let mut rich = Member::start(TEST, &folder.file());
+        rich.wait_for("ready");
+        let poor = shared(&folder.file());
+        let begin = Instant::now();
+        while let Err(error) = poor.acquire(Protocol::Tcp, at("127.0.0.1:80")) {
+            assert!(matches!(error, Error::Exhausted(_)), "{error}");
+            assert!(begin.elapsed() < PATIENCE, "nothing was handed over");
+            thread::sleep(Duration::from_micros(200));
+        }
+        delays_us.push(begin.elapsed().as_micros());
+    }
+    println!("measured: {delays_us:?} us from hunger to a lease");
+}
+
+/// Requests of both workers together; `PORTLEASE_FULL=1` makes it the whole number.
+fn requests() -> usize {
+    if std::env::var_os("PORTLEASE_FULL").is_some() { 100_000 } else { 10_000 }
+}
+
+#[test]
+fn two_workers_share_sources_without_a_single_error() {
+    const TEST: &str = "two_workers_share_sources_without_a_single_error";
+    in_namespace(TEST, || {
+        let upstreams = [at("127.0.0.1:700"), at("127.0.0.1:701")];
+        if let Some(file) = part() {
+            let errors = work(&shared(&file), &upstreams, requests() / 2);
+            say(&format!("done {errors:?}"));
+            return;
+        }
+        for listener in upstreams.map(|upstream| TcpListener::bind(upstream).unwrap()) {
+            thread::spawn(move || listener.incoming().for_each(|stream| answer(stream.unwrap())));
+        }
+        let folder = Folder::new("workers");
+        let mut workers = [(); 2].map(|()| Member::start(TEST, &folder.file()));
+        for worker in &mut workers {
+            assert_eq!(worker.wait_for("done"), "[]");
+        }
+        println!("measured: {} requests of two workers, no error", requests());
+    });
+}
+
+/// As an upstream without keep-alive: answers and closes first.
+fn answer(mut stream: TcpStream) {
+    let mut request = [0; 4];
+    stream.read_exact(&mut request).unwrap();
+    stream.write_all(b"yes").unwrap();
+}
+
+/// Requests to each upstream in turn, with some under way at a time. No try is repeated: each
+/// error of `bind` and `connect` is seen.
+fn work(pool: &Pool, upstreams: &[SocketAddr], requests: usize) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut under_way: VecDeque<(TcpStream, Lease<'_>)> = VecDeque::new();
+    let finish = |(mut stream, lease): (TcpStream, Lease<'_>)| {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "yes");
+        drop(stream);
+        lease.release_after(ClosedFirst::Peer);
+    };
+    for request in 0..requests {
+        let to = upstreams[request % upstreams.len()];
+        let lease = pool.acquire(Protocol::Tcp, to).unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Err(error) = lease.bind(&socket) {
+            errors.push(error.to_string());
+            continue;
+        }
+        if let Err(error) = socket.connect(&to.into()) {
+            errors.push(format!("connect: {error}"));
+            continue;
+        }
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(b"get\n").unwrap();
+        under_way.push_back((stream, lease));
+        if under_way.len() > 32 {
+            under_way.pop_front().into_iter().for_each(finish);
+        }
+    }
+    under_way.into_iter().for_each(finish);
+    errors
+}
