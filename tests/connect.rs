@@ -153,8 +153,11 @@ fn a_port_comes_back_after_its_foreign_holder_left() {
         let (_listener, to) = listen("127.0.0.1:700");
         let pool = pool("127.0.0.2:5000", ModeChoice::Explicit);
         let holder = foreign("127.0.0.2:5000", false);
-        pool.connect(to).unwrap_err();
-        assert_eq!(pool.census_of(Protocol::Tcp, to).unwrap().excluded, 1);
+        // The only port is somebody else's: the ledger says so, with its numbers.
+        match pool.connect(to).unwrap_err() {
+            Error::Exhausted(counts) => assert_eq!((counts.leased, counts.excluded), (0, 1)),
+            other => panic!("{other}"),
+        }
         drop(holder);
         let stream = loop {
             match pool.connect(to) {
@@ -220,6 +223,32 @@ fn a_timeout_is_kept_and_the_stream_blocks_again() {
             pool.connect_timeout(at("127.0.0.1:701"), Duration::from_millis(100)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
         assert_eq!(pool.census_of(Protocol::Tcp, at("127.0.0.1:701")).unwrap().leased, 0);
+    });
+}
+
+#[test]
+fn a_send_timeout_of_the_callers_ends_the_wait() {
+    in_namespace("a_send_timeout_of_the_callers_ends_the_wait", || {
+        let pool = pool("127.0.0.2:5000-5009", ModeChoice::Explicit);
+        // A queue of one that is full: nobody answers.
+        let to = at("127.0.0.1:701");
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&to.into()).unwrap();
+        full.listen(0).unwrap();
+        let _first = TcpStream::connect(to).unwrap();
+        let brief = |socket: std::os::fd::BorrowedFd<'_>| {
+            socket2::SockRef::from(&socket).set_write_timeout(Some(Duration::from_millis(50)))
+        };
+        let error = pool.connect_with(to, &ConnectOptions::new().prepare(&brief)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
+        assert_eq!(pool.census_of(Protocol::Tcp, to).unwrap().leased, 0);
+        // Where somebody answers, O_NONBLOCK changes nothing: a connected stream comes.
+        let (_listener, to) = listen("127.0.0.1:700");
+        let nonblocking = |socket: std::os::fd::BorrowedFd<'_>| {
+            socket2::SockRef::from(&socket).set_nonblocking(true)
+        };
+        let options = ConnectOptions::new().prepare(&nonblocking);
+        assert_eq!(pool.connect_with(to, &options).unwrap().get_ref().peer_addr().unwrap(), to);
     });
 }
 

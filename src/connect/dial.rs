@@ -207,30 +207,23 @@ fn open_tcp(lease: &Lease<'_>, options: &ConnectOptions<'_>) -> Result<Socket, F
     let refused = |error| CallError { call: "connect", error };
     let progress = kernel::connect(&socket, to.address()).map_err(refused)?;
     if mode == BindMode::Late {
-        let source = at.socket_address();
-        let told = kernel::bound_as_leased(&socket, source);
-        if !told.map_err(Failure::of_caller("getsockname"))? {
-            let error = io::Error::from(io::ErrorKind::AddrNotAvailable);
-            return Err(Failure { about: About::Settings, call: "connect", error });
-        }
+        kernel::check_source(&socket, at.socket_address()).map_err(|error| Failure {
+            about: About::Settings,
+            call: "connect",
+            error,
+        })?;
     }
-    let is_under_way = progress == Progress::InProgress;
-    match options.wait {
-        Wait::NotAtAll => {}
-        Wait::AtMost(timeout) => {
-            if is_under_way {
-                kernel::wait_connected(&socket, Some(timeout)).map_err(refused)?;
-            }
-            kernel::set_blocking(&socket).map_err(Failure::of_caller("fcntl"))?;
-        }
-        Wait::AsLongAsTheKernel if is_under_way => {
-            // `prepare` has been at it: O_NONBLOCK, or SO_SNDTIMEO, which is over (socket(7)).
-            if !kernel::is_nonblocking(&socket).map_err(Failure::of_caller("fcntl"))? {
-                return Err(refused(io::Error::from_raw_os_error(libc::ETIMEDOUT)).into());
-            }
-            kernel::wait_connected(&socket, None).map_err(refused)?;
-        }
-        Wait::AsLongAsTheKernel => {}
+    // On its way though it should block: `prepare` has set O_NONBLOCK.
+    let timeout = match options.wait {
+        Wait::NotAtAll => return Ok(socket),
+        Wait::AsLongAsTheKernel => None,
+        Wait::AtMost(timeout) => Some(timeout),
+    };
+    if progress == Progress::InProgress {
+        kernel::wait_connected(&socket, timeout).map_err(refused)?;
+    }
+    if timeout.is_some() {
+        kernel::set_blocking(&socket).map_err(Failure::of_caller("fcntl"))?;
     }
     Ok(socket)
 }

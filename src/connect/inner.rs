@@ -206,18 +206,16 @@ impl Inner {
         four_tuple: &FourTuple,
     ) -> Result<(), Error> {
         let source = four_tuple.source;
-        let failed = |call, error| Error::Os {
-            call,
+        let Err(error) = kernel::check_source(&SockRef::from(&socket), source) else {
+            return Ok(());
+        };
+        self.host.refresh()?;
+        Err(Error::Os {
+            call: "connect",
             source_address: Some(source),
             destination: Some(four_tuple.destination.address()),
             error,
-        };
-        let told = kernel::bound_as_leased(&SockRef::from(&socket), source);
-        if told.map_err(|error| failed("getsockname", error))? {
-            return Ok(());
-        }
-        self.host.refresh()?;
-        Err(failed("connect", io::ErrorKind::AddrNotAvailable.into()))
+        })
     }
 
     /// The claim to what a connected socket holds already.

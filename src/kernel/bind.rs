@@ -16,7 +16,7 @@ pub(crate) struct CallError {
 }
 
 /// Binds a new socket to `source`. In late mode the port is taken by `connect`; check it then
-/// with [`bound_as_leased`].
+/// with [`check_source`].
 pub(crate) fn bind(
     socket: &Socket,
     source: SocketAddr,
@@ -65,12 +65,19 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Whether a connected or connecting socket has the source that it was leased: where
+/// Looks whether a connected or connecting socket has the source that it was leased: where
 /// `ip_local_port_range` has changed the kernel ignores `IP_LOCAL_PORT_RANGE` without a word, and
 /// takes any port. Such a socket must be closed: the pool has not leased what it holds.
-pub(crate) fn bound_as_leased(socket: &Socket, source: SocketAddr) -> io::Result<bool> {
+///
+/// # Errors
+///
+/// `EADDRNOTAVAIL` for a socket on another source.
+pub(crate) fn check_source(socket: &Socket, source: SocketAddr) -> io::Result<()> {
     let bound = socket.local_addr()?.as_socket();
-    Ok(bound.is_some_and(|bound| canonical(bound) == canonical(source)))
+    match bound.is_some_and(|bound| canonical(bound) == canonical(source)) {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+    }
 }
 
 /// Whether sockets can have this source address at all, tried with a socket on no port.

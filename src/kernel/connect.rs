@@ -26,10 +26,20 @@ pub(crate) fn stream_socket(family: Family, nonblocking: bool) -> io::Result<Soc
 }
 
 /// connect(2). An interrupted call goes on in the kernel, and so does the wait for it.
+///
+/// # Errors
+///
+/// The kernel's; `ETIMEDOUT` for a blocking socket that is not connected when its `SO_SNDTIMEO` is
+/// over, where the kernel says `EINPROGRESS` (socket(7)).
 pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<Progress> {
     match socket.connect(&to.into()) {
         Ok(()) => Ok(Progress::Connected),
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Progress::InProgress),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            match socket.nonblocking()? {
+                true => Ok(Progress::InProgress),
+                false => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             wait_connected(socket, None)?;
             Ok(Progress::Connected)
@@ -72,11 +82,6 @@ pub(crate) fn wait_connected(socket: &Socket, timeout: Option<Duration>) -> io::
 /// Takes `O_NONBLOCK` off.
 pub(crate) fn set_blocking(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(false)
-}
-
-/// Whether somebody has set `O_NONBLOCK`.
-pub(crate) fn is_nonblocking(socket: &Socket) -> io::Result<bool> {
-    socket.nonblocking()
 }
 
 /// Protocol and both ends of a connected socket: `SO_TYPE`, getsockname(2), getpeername(2).

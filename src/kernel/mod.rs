@@ -19,14 +19,12 @@ mod tests;
 mod udp;
 mod verdict;
 
-pub(crate) use bind::{CallError, bind, bound_as_leased, check_bindable};
+pub(crate) use bind::{CallError, bind, check_bindable, check_source};
 pub use capabilities::{Capabilities, Capability};
 pub(crate) use clock::Monotonic;
 pub use closed::ClosedFirst;
 pub(crate) use closed::{Tcp, closed_first};
-pub(crate) use connect::{
-    Progress, connect, ends, is_nonblocking, set_blocking, stream_socket, wait_connected,
-};
+pub(crate) use connect::{Progress, connect, ends, set_blocking, stream_socket, wait_connected};
 pub(crate) use diag::{Diag, Held, Listener, SocketState};
 pub(crate) use fork::Watch;
 pub(crate) use host::Host;

@@ -34,13 +34,10 @@ fn dial(source: SocketAddr, to: SocketAddr, mode: BindMode) -> io::Result<Socket
     let socket = stream_socket(Family::of(source.ip()), false)?;
     bind(&socket, source, mode, &SourceOptions::new()).map_err(|refused| refused.error)?;
     assert_eq!(connect(&socket, to)?, Progress::Connected);
-    match bound_as_leased(&socket, source)? {
-        true => Ok(socket),
-        false => Err(io::ErrorKind::AddrNotAvailable.into()),
-    }
+    check_source(&socket, source)?;
+    Ok(socket)
 }
 
-/// What went wrong: the kernel's errors, and ours, which have no number.
 fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
     result.err().expect("a refusal").kind()
 }

@@ -167,6 +167,10 @@ pub(crate) enum Names {
 }
 
 /// Why a slot may not be leased towards any destination.
+///
+/// A slot is a port of both protocols: who listens over TCP costs the pool the UDP port of that
+/// number too, and the other way round. Services mostly have both, and a bit for each protocol
+/// would be looked at by every acquire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     /// Outside this process's territory.
