@@ -169,7 +169,10 @@ impl Witness {
         while let Ok((9, from)) = self.udp.recv_from(&mut message) {
             let life = u64::from_ne_bytes(message[1..].try_into().unwrap());
             self.note(message[0], life, from);
-            self.udp.send_to(&message, from).unwrap();
+            // An answer to the dead would reach whoever has the four-tuple now.
+            if !self.dead.contains(&life) {
+                self.udp.send_to(&message, from).unwrap();
+            }
         }
         self.tcp_open.retain(|_, stream| is_open(stream));
         while let Ok((stream, from)) = self.listener.accept() {

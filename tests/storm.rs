@@ -98,6 +98,40 @@ fn many_processes_open_what_one_could_not() {
 }
 
 #[test]
+fn workers_share_a_file_and_leave_none() {
+    let folder = std::env::temp_dir().join(format!("portlease-storm-test-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let place = format!("TMPDIR={}", folder.display());
+    let line = "-n 900 --sources 127.77.0.2-127.77.0.3 --ports 20032-21055 --json";
+    let script = format!("ulimit -n 200 && {place} exec {PROGRAM} storm {line}");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_status(&output, 0);
+    assert_run(&json(&output), 900, 900);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+
+    let file = folder.join("territory");
+    let output = storm(&format!("-n 100 --sources 127.77.0.2 --shared {} --json", file.display()));
+    assert_status(&output, 0);
+    assert_run(&json(&output), 100, 100);
+    assert!(file.exists());
+    fs::remove_dir_all(&folder).unwrap();
+    assert_status(&storm("-n 10 --shared /dev/null"), 2);
+    assert_status(&storm("-n 10 --by kernel --shared /dev/null"), 2);
+}
+
+#[test]
+fn slice_is_a_part_of_what_there_is() {
+    let line = "--sources 127.78.0.2-127.78.0.3 --ports 20000-20099 --mode explicit --json";
+    let run = json(&storm(&format!("-n 50 --slice 2/4 {line}")));
+    assert_run(&run, 50, 50);
+    assert_eq!(run["capacity"], 50);
+    let output = storm(&format!("-n 51 --slice 2/4 {line}"));
+    assert_status(&output, 2);
+    assert!(err(&output).contains("give 50;"), "{}", err(&output));
+    assert_status(&storm(&format!("-n 5 --slice 5/4 {line}")), 2);
+}
+
+#[test]
 fn table_is_for_people_and_a_pipe_gets_no_bar() {
     let output = storm("-n 40 --sources 127.70.1.2-127.70.1.3");
     assert_status(&output, 0);

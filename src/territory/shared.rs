@@ -17,6 +17,10 @@ const IDLE_MS: u64 = 10_000;
 /// A process counts as starving until this long after its last fruitless wish.
 const HUNGER_MS: u64 = 1_000;
 
+/// Blocks count as scarce until this long after anybody was last seen to starve. Then nobody claims
+/// ahead of need, which would only move the want to another.
+const SCARCE_MS: u64 = 10_000;
+
 /// Blocks that one lock takes at most. Neighbours are one entry in the kernel's list of the
 /// file's locks, which every call walks; more of them would bare a process's ports to a guess.
 const RUN_MAX: u32 = 64;
@@ -51,6 +55,10 @@ struct Side {
     next_look_ms: u64,
     /// Claimed since the last call of `maintain`: more will be wanted.
     growing: bool,
+    /// Whether anybody was seen to starve since the last call of `maintain`.
+    want_seen: bool,
+    scarce_until_ms: u64,
+    is_scarce: bool,
     /// The last pass over all sources that found nothing.
     fruitless: u64,
     /// The last pass that found something.
@@ -109,10 +117,10 @@ impl Shared {
             From::AnySource => 0..ground.block_count(),
             From::Source(source) => ground.blocks_of(source),
         };
-        let want = if self.others_starve(ground)?.is_empty() { side.wanted() } else { 1 };
+        side.want_seen |= !self.others_starve(ground)?.is_empty();
         // Relaxed: counted under the lock.
         let pass = passes.fetch_add(1, Ordering::Relaxed) + 1;
-        match self.claim(ground, side, among.clone(), want, random)? {
+        match self.claim(ground, side, among.clone(), side.wanted(), random)? {
             Some(blocks) => {
                 (side.growing, side.fruitful) = (true, pass);
                 tenant.grant(ground.run(blocks.clone()));
@@ -124,6 +132,7 @@ impl Shared {
                 if from == From::AnySource {
                     side.fruitless = pass;
                 }
+                side.want_seen = true;
                 self.starve(ground, side, &among)?;
                 Ok(Growth::NothingFree)
             }
@@ -144,6 +153,7 @@ impl Shared {
                 *until_ms.get_or_insert(now_ms + HUNGER_MS) <= now_ms
             })?;
             let starving = self.others_starve(ground)?;
+            side.note_want(!starving.is_empty(), now_ms);
             let mut wanted: Vec<u32> = starving
                 .iter()
                 .flat_map(|blocks| side.held.range(blocks.clone()).map(|(block, _)| *block))
@@ -157,7 +167,7 @@ impl Shared {
                     now_ms.saturating_sub(*held.empty_since_ms.get_or_insert(now_ms)) >= IDLE_MS
                 })?;
             }
-            if std::mem::take(&mut side.growing) && starving.is_empty() {
+            if std::mem::take(&mut side.growing) && !side.is_scarce {
                 let all = 0..ground.block_count();
                 if let Some(blocks) = self.claim(ground, side, all, side.wanted(), random)? {
                     tenant.grant(ground.run(blocks));
@@ -340,10 +350,22 @@ impl Shared {
 }
 
 impl Side {
-    /// Half of what is held, so that a process that grows claims a number of times that goes with
-    /// the logarithm, and never holds much more than it needed.
+    fn note_want(&mut self, is_seen: bool, now_ms: u64) {
+        if std::mem::take(&mut self.want_seen) || is_seen {
+            self.scarce_until_ms = now_ms + SCARCE_MS;
+        }
+        self.is_scarce = now_ms < self.scarce_until_ms;
+    }
+
+    /// A sixteenth of what is held, so that a process that grows claims a number of times that goes
+    /// with the logarithm, and never holds much more than it needed: leases spread over all that is
+    /// held, so what is too much is not empty and cannot be given back soon. One block where they
+    /// are scarce.
     fn wanted(&self) -> u32 {
-        (self.held.len() as u32 / 2).clamp(1, RUN_MAX)
+        if self.want_seen || self.is_scarce {
+            return 1;
+        }
+        (self.held.len() as u32 / 16).clamp(1, RUN_MAX)
     }
 }
 

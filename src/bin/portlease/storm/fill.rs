@@ -12,10 +12,9 @@ use super::wish::Work;
 
 /// Orders are for so small a part of the whole that the bar moves and the workers take turns.
 const PARTS: u64 = 200;
-const MOST_AT_ONCE: u64 = 2_000;
+const MOST_AT_ONCE: u64 = 5_000;
 
-/// Opens `connections`, tenth by tenth, one worker at a time: a dial is measured alone, and
-/// each worker's slice fills as the whole does.
+/// Opens `connections`, tenth by tenth. Each worker fills as the whole does.
 pub(crate) fn fill(
     crew: &mut Crew<'_>,
     workers: &[Id],
@@ -28,7 +27,7 @@ pub(crate) fn fill(
     let mut fillings: Vec<_> = plan
         .workers
         .iter()
-        .map(|worker| Filling { opened: 0, share: worker.share, room: worker.room })
+        .map(|worker| Filling { opened: 0, asked: 0, share: worker.share, room: worker.room })
         .collect();
     let at_once = (connections / PARTS).clamp(1, MOST_AT_ONCE);
     let mut last = None;
@@ -36,15 +35,24 @@ pub(crate) fn fill(
         let goal = (u128::from(connections) * tenth / 10) as u64;
         tally.begin_tenth();
         while tally.opened < goal {
-            let Some(next) = next_filling(&fillings) else {
+            let busy = fillings.iter().filter(|filling| filling.asked > 0).count();
+            let promised = tally.opened + fillings.iter().map(|filling| filling.asked).sum::<u64>();
+            let next = next_filling(&fillings).filter(|_| busy < plan.at_a_time && promised < goal);
+            if let Some(next) = next {
+                let filling = &mut fillings[next];
+                filling.asked = at_once.min(goal - promised).min(filling.at_most());
+                // Ahead of need: a target that starts late makes dials wait.
+                targets.make_room(crew, Work::Fill { connections }, promised + 2 * at_once)?;
+                crew.tell(workers[next], &Order::Open { count: filling.asked });
+                continue;
+            }
+            if busy == 0 {
                 return Err(problem_of(last.as_ref().unwrap_or(&out_of_room()), tally.opened + 1));
-            };
-            let filling = &mut fillings[next];
-            let count = at_once.min(goal - tally.opened).min(filling.at_most());
-            // Ahead of need: a target that starts late makes dials wait.
-            targets.make_room(crew, Work::Fill { connections }, tally.opened + 2 * at_once)?;
-            crew.tell(workers[next], &Order::Open { count });
-            let batch = answer(crew, targets)?;
+            }
+            let (worker, batch) = answer(crew, targets)?;
+            let of_worker = workers.iter().position(|id| *id == worker);
+            let filling = &mut fillings[of_worker.expect("only workers send batches")];
+            filling.asked = 0;
             filling.opened += batch.opened;
             tally.add(&batch);
             progress.set(tally.opened);
@@ -61,10 +69,11 @@ pub(crate) fn fill(
     Ok(())
 }
 
-fn answer(crew: &mut Crew<'_>, targets: &mut Targets) -> Result<Batch, Problem> {
+fn answer(crew: &mut Crew<'_>, targets: &mut Targets) -> Result<(Id, Batch), Problem> {
     loop {
         match crew.wait()? {
-            (_, News::Said(Event::Batch(batch))) => return Ok(batch),
+            (id, News::Said(Event::Batch(batch))) => return Ok((id, batch)),
+            (_, News::Said(Event::Failed(failure))) => return Err(problem_of(&failure, 1)),
             (id, News::Said(Event::Held { count })) => targets.set_held(id, count),
             (_, News::Said(_)) => {}
             (_, News::Gone) => return Err(died()),
@@ -75,6 +84,8 @@ fn answer(crew: &mut Crew<'_>, targets: &mut Targets) -> Result<Batch, Problem> 
 /// How far a worker has come.
 struct Filling {
     opened: u64,
+    /// What it was told to open and has not answered for.
+    asked: u64,
     share: u64,
     /// What it could hold; what it holds once it is exhausted.
     room: u64,
@@ -87,10 +98,11 @@ impl Filling {
     }
 }
 
-/// The worker with room that is furthest behind its share.
+/// The idle worker with room that is furthest behind its share.
 fn next_filling(fillings: &[Filling]) -> Option<usize> {
     let part = |filling: &Filling| filling.opened as f64 / filling.share.max(1) as f64;
     (0..fillings.len())
+        .filter(|&number| fillings[number].asked == 0)
         .filter(|&number| fillings[number].opened < fillings[number].room)
         .min_by(|&a, &b| part(&fillings[a]).total_cmp(&part(&fillings[b])))
 }
@@ -104,13 +116,15 @@ mod tests {
     use super::*;
 
     fn filling(opened: u64, share: u64, room: u64) -> Filling {
-        Filling { opened, share, room }
+        Filling { opened, asked: 0, share, room }
     }
 
     #[test]
     fn worker_furthest_behind_is_next() {
         assert_eq!(next_filling(&[filling(5, 10, 10), filling(4, 10, 10)]), Some(1));
         assert_eq!(next_filling(&[filling(5, 10, 10), filling(9, 30, 30)]), Some(1));
+        let busy = Filling { asked: 1, ..filling(4, 10, 10) };
+        assert_eq!(next_filling(&[filling(5, 10, 10), busy]), Some(0));
     }
 
     #[test]

@@ -3,12 +3,16 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use portlease::PortRange;
 use std::fs;
+use std::num::NonZero;
+use std::thread;
 
 /// Read once, before anything is planned.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Descriptors that one process may hold: the hard `RLIMIT_NOFILE`.
     pub(crate) descriptors: u64,
+    /// Processors that this process may use.
+    pub(crate) processors: usize,
     /// Files that the whole host may still open.
     pub(crate) files_free: Option<u64>,
     /// `MemAvailable`, in bytes.
@@ -22,6 +26,7 @@ impl Limits {
         Self {
             // A limit that cannot be read is the least that every Linux gives.
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard),
+            processors: thread::available_parallelism().map_or(1, NonZero::get),
             files_free: files_free(),
             memory_available: meminfo("MemAvailable"),
             kernel_ports: kernel_ports(),

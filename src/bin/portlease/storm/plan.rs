@@ -29,6 +29,9 @@ pub(crate) struct Plan {
     /// Four-tuples towards the destination that the run may use.
     pub(crate) capacity: u64,
     pub(crate) workers: Vec<WorkerPlan>,
+    /// Workers that dial at a time. One, so that a dial is measured alone; as many as there are
+    /// processors for so many connections that the time for all counts for more.
+    pub(crate) at_a_time: usize,
     /// Whether ports move between the workers, which each name all sources then.
     pub(crate) is_shared: bool,
     /// Connections that each target process holds; empty with a target that is not ours, or that
@@ -54,7 +57,14 @@ impl Plan {
                 let per_process = per_process(2, limits)?;
                 let worker = WorkerPlan { sources: wish.sources.clone(), share: 0, room: 1 };
                 let targets = if ours { vec![per_process] } else { vec![] };
-                Ok(Self { by, capacity, workers: vec![worker], is_shared: false, targets })
+                Ok(Self {
+                    by,
+                    capacity,
+                    workers: vec![worker],
+                    at_a_time: 1,
+                    is_shared: false,
+                    targets,
+                })
             }
             Work::Fill { connections } => {
                 enough_four_tuples(connections, capacity, &wish.sources)?;
@@ -76,7 +86,8 @@ impl Plan {
                     }
                     _ => equals(&wish.sources, connections, processes, per_process),
                 };
-                Ok(Self { by, capacity, workers, is_shared, targets })
+                let at_a_time = if wish.has_deep_backlog { limits.processors } else { 1 };
+                Ok(Self { by, capacity, workers, at_a_time, is_shared, targets })
             }
         }
     }
@@ -208,6 +219,7 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             descriptors: 20_000,
+            processors: 2,
             files_free: Some(3_000_000),
             memory_available: Some(16 << 30),
             kernel_ports: range(32_768, 60_999),
@@ -277,7 +289,9 @@ mod tests {
     fn a_deep_backlog_takes_no_process_and_no_file() {
         let wish = Wish { has_deep_backlog: true, ..wish(65_537, 2, range(1024, 65_535)) };
         let limits = Limits { files_free: Some(70_000), ..limits() };
-        assert!(Plan::new(&wish, By::Portlease, &limits).unwrap().targets.is_empty());
+        let plan = Plan::new(&wish, By::Portlease, &limits).unwrap();
+        assert!(plan.targets.is_empty());
+        assert_eq!(plan.at_a_time, 2);
     }
 
     #[test]

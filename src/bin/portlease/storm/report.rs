@@ -172,7 +172,7 @@ impl fmt::Display for Report {
         writeln!(f, "  connect    p50 {p50:.1} us, p99 {p99:.1} us, max {max:.0} us")?;
         f.write_str("  memory     ")?;
         if let Some(bytes) = self.memory.slab_bytes_per_connection {
-            let ends = if self.targets > 0 { "both ends" } else { "our end" };
+            let ends = if self.held.is_some() { "both ends" } else { "our end" };
             write!(f, "{} bytes of kernel slab a connection ({ends}); ", thousands(bytes))?;
         }
         let resident = self.memory.resident_bytes as f64 / f64::from(1 << 20);

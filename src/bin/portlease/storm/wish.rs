@@ -48,6 +48,12 @@ impl Wish {
     /// `kernel_ports`: the range that the kernel chooses from.
     pub(crate) fn new(args: &StormArgs, kernel_ports: PortRange) -> Result<Self, Problem> {
         let sources = sources_of(args, kernel_ports)?;
+        if args.by == By::Kernel && args.shared.is_some() {
+            return Err(Problem::impossible(
+                "the kernel's own choice shares no file",
+                "leave --shared out, or choose with --by portlease",
+            ));
+        }
         let sources = of_one_family(sources, args)?;
         let sources = args.slice.map_or_else(|| sources.clone(), |slice| slice.of(&sources));
         let work = if args.churn {

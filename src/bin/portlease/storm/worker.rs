@@ -21,7 +21,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks whether others are in want of our ports.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(50);
 /// How long a worker without a port waits for those that others give back.
-const SHARED_PATIENCE: Duration = Duration::from_secs(1);
+const SHARED_PATIENCE: Duration = Duration::from_millis(120);
 /// After a connect that failed while churning: a loop of failures alone would measure nothing.
 const AFTER_FAILURE: Duration = Duration::from_millis(1);
 
