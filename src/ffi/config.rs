@@ -309,7 +309,7 @@ impl Config {
             .privileged_ports(self.privileged)
             .options(self.options.clone())
             .lease_ids();
-        for source in self.sources.iter().cloned().flatten() {
+        for source in self.sources.iter().flatten().cloned() {
             builder = builder.add_source(source);
         }
         if let Some(ports) = self.ports {
