@@ -94,12 +94,10 @@ impl Pool {
         Ok(Parts { pool: inner.id, destination, mark: Mark { slot: slot.0, generation } })
     }
 
-    /// Ends this handle to the pool. In a child of fork the pool is left as it is: threads of the
-    /// parent may have been changing what would be freed.
-    pub(crate) fn end(self) {
-        if self.inner().check_process().is_err() {
-            std::mem::forget(self);
-        }
+    /// Whether this process may free it. A child of fork leaves it as it is: threads of the parent
+    /// may have been changing what would be freed.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.inner().check_process().is_ok()
     }
 }
 
@@ -131,11 +129,9 @@ impl DestinationHandle {
         inner.ledger.release_id_pinned(pin, claim, then)
     }
 
-    /// As [`Pool::end`].
-    pub(crate) fn end(self) {
-        if self.inner().check_process().is_err() {
-            std::mem::forget(self);
-        }
+    /// As [`Pool::is_ours`].
+    pub(crate) fn is_ours(&self) -> bool {
+        self.inner().check_process().is_ok()
     }
 }
 

@@ -44,10 +44,10 @@ pub unsafe extern "C" fn portlease_pool_destination(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn portlease_destination_free(destination: *mut Destination) {
     answer(std::ptr::null_mut(), || {
-        if !destination.is_null() {
-            // SAFETY: the caller gives back what `portlease_pool_destination` made, once.
-            let destination = unsafe { Box::from_raw(destination) };
-            destination.handle.end();
+        // SAFETY: NULL, or what `portlease_pool_destination` made, and the caller's alone.
+        if unsafe { destination.as_ref() }.is_some_and(|this| this.handle.is_ours()) {
+            // SAFETY: not NULL, and the caller gives it back once.
+            drop(unsafe { Box::from_raw(destination) });
         }
         Ok(())
     });

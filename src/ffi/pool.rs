@@ -38,10 +38,10 @@ pub unsafe extern "C" fn portlease_pool_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn portlease_pool_free(pool: *mut Pool) {
     answer(std::ptr::null_mut(), || {
-        if !pool.is_null() {
-            // SAFETY: the caller gives back what `portlease_pool_new` made, once.
-            let pool = unsafe { Box::from_raw(pool) };
-            pool.0.end();
+        // SAFETY: NULL, or what `portlease_pool_new` made, and the caller's alone.
+        if unsafe { pool.as_ref() }.is_some_and(|pool| pool.0.is_ours()) {
+            // SAFETY: not NULL, and the caller gives it back once.
+            drop(unsafe { Box::from_raw(pool) });
         }
         Ok(())
     });

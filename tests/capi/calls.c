@@ -448,6 +448,7 @@ static void a_child_makes_a_pool_of_its_own(void) {
         struct sockaddr_storage source;
         portlease_census census;
         portlease_verdict verdict;
+        portlease_pool *own;
         int fd = -1;
         alarm(60);
         STATUS(PORTLEASE_FORKED, portlease_pool_acquire(pool, TCP, AT(to), &second, NULL));
@@ -468,11 +469,11 @@ static void a_child_makes_a_pool_of_its_own(void) {
         STATUS(PORTLEASE_FORKED, portlease_destination_census(destination, &census, NULL));
         portlease_destination_free(destination);
         portlease_pool_free(pool);
-        pool = pool_of("127.0.0.2:5000-5003", 0);
-        OK(portlease_pool_acquire(pool, TCP, AT(to), &second, NULL));
-        STATUS(PORTLEASE_STALE_LEASE, portlease_pool_release(pool, &lease, 0, NULL));
-        OK(portlease_pool_release(pool, &second, 0, NULL));
-        portlease_pool_free(pool);
+        own = pool_of("127.0.0.2:5000-5003", 0);
+        OK(portlease_pool_acquire(own, TCP, AT(to), &second, NULL));
+        STATUS(PORTLEASE_STALE_LEASE, portlease_pool_release(own, &lease, 0, NULL));
+        OK(portlease_pool_release(own, &second, 0, NULL));
+        portlease_pool_free(own);
         _exit(0);
     }
     CHECK(waitpid(child, &status, 0) == child && status == 0);
