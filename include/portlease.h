@@ -423,6 +423,26 @@ portlease_status portlease_config_set_privileged_ports(portlease_config *config,
                                                        portlease_error *error);
 
 /**
+ * Shares the ports with all pools on this host that name the same file, in this process and in
+ * others: no two of them lease the same port of the same source. The file is made where it is
+ * missing, for its owner alone; put it on a local filesystem, such as /run, and remove it only
+ * when no pool uses it. The kernel gives back the ports of a process that dies, however it dies.
+ * NULL as path takes back this call or portlease_config_set_slice(): of the two the last counts.
+ */
+portlease_status portlease_config_set_shared(portlease_config *config,
+                                             const char *path,
+                                             portlease_error *error);
+
+/**
+ * Leases only the slice number (from 1) of count equal slices of each source's ports, for a
+ * planned split among processes that needs no file.
+ */
+portlease_status portlease_config_set_slice(portlease_config *config,
+                                            uint32_t number,
+                                            uint32_t count,
+                                            portlease_error *error);
+
+/**
  * Sets the seed of all random choices, 32 bytes, for runs that can be repeated: a thread then
  * chooses the same ports each time. Without this call the kernel gives one. Who knows the seed
  * can guess ports.
@@ -531,6 +551,15 @@ portlease_status portlease_pool_import(const portlease_pool *pool,
  */
 portlease_status portlease_pool_refresh(const portlease_pool *pool,
                                         portlease_error *error);
+
+/**
+ * Gives back ports that other processes want and this one does not use, and looks whether the
+ * shared file (portlease_config_set_shared()) is still the one that it was. Acquires, releases
+ * and censuses do so by themselves; a process that may fall silent for long calls this from a
+ * timer, every second or so. Nothing to do for other pools.
+ */
+portlease_status portlease_pool_maintain(const portlease_pool *pool,
+                                         portlease_error *error);
 
 /**
  * Counts over all destinations that have a lease, rest something or have a handle: how many

@@ -278,6 +278,12 @@ public:
     [[nodiscard]] Result<void> set_privileged_ports(portlease_privileged privileged) {
         return with(portlease_config_set_privileged_ports, privileged);
     }
+    /// Shares the ports with all pools of the host that name the file.
+    [[nodiscard]] Result<void> set_shared(const char *path) { return with(portlease_config_set_shared, path); }
+    /// Only one of `count` slices, from 1.
+    [[nodiscard]] Result<void> set_slice(uint32_t number, uint32_t count) {
+        return with(portlease_config_set_slice, number, count);
+    }
     /// The flags of all sources that have no option of their own.
     [[nodiscard]] Result<void> set_flags(uint32_t flags) {
         return with(portlease_config_set_source_flags, nullptr, socklen_t{0}, flags);

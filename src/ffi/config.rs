@@ -8,8 +8,11 @@ use crate::connect::{self, PoolBuilder, PrivilegedPorts};
 use crate::error::Error;
 use crate::kernel::{ModeChoice, SourceOptions};
 use crate::ledger::{PortRange, Sources};
-use std::ffi::{CStr, c_char};
+use crate::territory::Slice;
+use std::ffi::{CStr, OsStr, c_char};
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a pool is made of: sources, ports, and how to use them. Can make any number of pools.
@@ -21,8 +24,18 @@ pub struct Config {
     rest: Duration,
     privileged: PrivilegedPorts,
     seed: Option<[u8; 32]>,
+    territory: Territory,
     options: SourceOptions,
     options_of: Vec<(IpAddr, SourceOptions)>,
+}
+
+/// Which of the ports are for the pool.
+#[derive(Clone, Debug, Default)]
+enum Territory {
+    #[default]
+    Whole,
+    Shared(PathBuf),
+    Slice(Slice),
 }
 
 /// portlease_config_set_source_flags(): bind to addresses that are not, or not yet, this host's;
@@ -152,6 +165,56 @@ pub unsafe extern "C" fn portlease_config_set_privileged_ports(
     unsafe {
         set(config, error, |config| {
             config.privileged = privileged()?;
+            Ok(())
+        })
+    }
+}
+
+/// Shares the ports with all pools on this host that name the same file, in this process and in
+/// others: no two of them lease the same port of the same source. The file is made where it is
+/// missing, for its owner alone; put it on a local filesystem, such as /run, and remove it only
+/// when no pool uses it. The kernel gives back the ports of a process that dies, however it dies.
+/// NULL as path takes back this call or portlease_config_set_slice(): of the two the last counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_config_set_shared(
+    config: *mut Config,
+    path: *const c_char,
+    error: *mut ErrorInfo,
+) -> Status {
+    // SAFETY: the conventions.
+    unsafe {
+        set(config, error, |config| {
+            config.territory = match path.is_null() {
+                true => Territory::Whole,
+                false => {
+                    // Not `text`: a path need not be UTF-8.
+                    let path = OsStr::from_bytes(CStr::from_ptr(path).to_bytes());
+                    Territory::Shared(path.into())
+                }
+            };
+            Ok(())
+        })
+    }
+}
+
+/// Leases only the slice number (from 1) of count equal slices of each source's ports, for a
+/// planned split among processes that needs no file.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_config_set_slice(
+    config: *mut Config,
+    number: u32,
+    count: u32,
+    error: *mut ErrorInfo,
+) -> Status {
+    let slice = || {
+        let value = number.into();
+        let known = "a slice from 1 to count";
+        Slice::new(number, count).ok_or(Failure::Number { argument: "number", value, known })
+    };
+    // SAFETY: the conventions.
+    unsafe {
+        set(config, error, |config| {
+            config.territory = Territory::Slice(slice()?);
             Ok(())
         })
     }
@@ -317,6 +380,11 @@ impl Config {
         }
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);
+        }
+        match &self.territory {
+            Territory::Whole => {}
+            Territory::Shared(path) => builder = builder.shared(path),
+            Territory::Slice(slice) => builder = builder.slice(*slice),
         }
         for (source, options) in &self.options_of {
             builder = builder.options_of(*source, options.clone());

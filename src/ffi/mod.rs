@@ -7,6 +7,7 @@
 //!
 //! SYNOPSIS
 //!
+//! ```c
 //!     portlease_config *config;
 //!     portlease_pool *pool;
 //!     portlease_lease lease;
@@ -21,6 +22,7 @@
 //!     ...
 //!     portlease_pool_close(pool, fd, &lease, NULL);
 //!     portlease_pool_free(pool);
+//! ```
 //!
 //! CONVENTIONS
 //!

@@ -141,6 +141,21 @@ pub unsafe extern "C" fn portlease_pool_refresh(
     })
 }
 
+/// Gives back ports that other processes want and this one does not use, and looks whether the
+/// shared file (portlease_config_set_shared()) is still the one that it was. Acquires, releases
+/// and censuses do so by themselves; a process that may fall silent for long calls this from a
+/// timer, every second or so. Nothing to do for other pools.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_pool_maintain(
+    pool: *const Pool,
+    error: *mut ErrorInfo,
+) -> Status {
+    answer(error, || {
+        // SAFETY: the conventions.
+        Ok(unsafe { object("pool", pool) }?.0.maintain()?)
+    })
+}
+
 /// Counts over all destinations that have a lease, rest something or have a handle: how many
 /// they are, and their counts added up. Either result may be NULL.
 #[unsafe(no_mangle)]

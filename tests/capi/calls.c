@@ -206,6 +206,8 @@ static void hostile_arguments_are_a_status(void) {
     STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_new(NULL, NULL, &error));
     STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_import(NULL, NULL, &error));
     STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_refresh(NULL, &error));
+    STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_maintain(NULL, &error));
+    OK(portlease_pool_maintain(pool, &error));
     STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_census(NULL, NULL, NULL, &error));
     STATUS(PORTLEASE_NULL_ARGUMENT,
            portlease_pool_census_of(pool, TCP, AT(to), NULL, &error));
@@ -433,6 +435,60 @@ static void a_socket_of_ones_own_is_bound_and_judged(void) {
     portlease_pool_free(pool);
 }
 
+/* Two pools of one file, or two slices of one range, have each port once between them. */
+static void territories_keep_pools_apart(void) {
+    const char *sources = "127.0.0.2:20032-20159";
+    struct sockaddr_in to = v4("127.0.0.1", 80);
+    char dir[] = "/tmp/portlease-XXXXXX", path[64];
+    portlease_error error;
+    CHECK(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/ports", dir);
+    for (int sliced = 0; sliced < 2; sliced++) {
+        portlease_pool *pools[2];
+        unsigned leased = 0;
+        for (unsigned i = 0; i < 2; i++) {
+            portlease_config *config;
+            OK(portlease_config_new(&config));
+            OK(portlease_config_add_sources(config, sources, NULL));
+            STATUS(PORTLEASE_NULL_ARGUMENT, portlease_config_set_shared(NULL, path, &error));
+            STATUS(PORTLEASE_BAD_NUMBER, portlease_config_set_slice(config, 3, 2, &error));
+            STATUS(PORTLEASE_BAD_NUMBER, portlease_config_set_slice(config, 0, 2, &error));
+            OK(portlease_config_set_shared(config, path, NULL));
+            if (sliced) {
+                OK(portlease_config_set_slice(config, i + 1, 2, NULL));
+            }
+            OK(portlease_pool_new(config, &pools[i], &error));
+            portlease_config_free(config);
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            portlease_lease lease;
+            while (portlease_pool_acquire(pools[i], PORTLEASE_PROTOCOL_TCP,
+                                          (const struct sockaddr *)&to, sizeof to, &lease,
+                                          &error) == PORTLEASE_OK) {
+                leased++;
+            }
+            CHECK(error.status == PORTLEASE_EXHAUSTED);
+            OK(portlease_pool_maintain(pools[i], NULL));
+        }
+        CHECK(leased == 128);
+        portlease_pool_free(pools[0]);
+        portlease_pool_free(pools[1]);
+    }
+    /* A file that cannot be used is a status of its own. */
+    portlease_config *config;
+    portlease_pool *pool;
+    OK(portlease_config_new(&config));
+    OK(portlease_config_add_sources(config, sources, NULL));
+    OK(portlease_config_set_shared(config, dir, NULL));
+    STATUS(PORTLEASE_SHARED_FILE, portlease_pool_new(config, &pool, &error));
+    CHECK(strstr(error.message, dir) != NULL);
+    OK(portlease_config_set_shared(config, NULL, NULL));
+    OK(portlease_pool_new(config, &pool, &error));
+    portlease_pool_free(pool);
+    portlease_config_free(config);
+    CHECK(unlink(path) == 0 && rmdir(dir) == 0);
+}
+
 static void a_child_makes_a_pool_of_its_own(void) {
     struct sockaddr_in to = v4("127.0.0.1", 80);
     portlease_pool *pool = pool_of("127.0.0.2:5000-5003", 0);
@@ -492,6 +548,7 @@ int main(void) {
     a_connection_lives_and_ends();
     udp_has_leases_too();
     a_socket_of_ones_own_is_bound_and_judged();
+    territories_keep_pools_apart();
     a_child_makes_a_pool_of_its_own();
     puts("calls: all as they should be");
     return 0;

@@ -20,6 +20,8 @@ static Pool make(const char *sources, unsigned rest_ms = 0) {
     CHECK(config.add_sources(std::string(sources)).has_value());
     CHECK(config.set_mode(PORTLEASE_MODE_EXPLICIT).has_value());
     CHECK(config.set_rest_ms(rest_ms).has_value());
+    CHECK(config.set_slice(1, 1).has_value() && !config.set_slice(2, 1).has_value());
+    CHECK(config.set_shared(nullptr).has_value());
     CHECK(config.set_ports(2000, 2003).has_value());
     CHECK(config.set_flags(0).has_value());
     CHECK(config.set_flags(v4("127.0.0.2", 0), 0).has_value());

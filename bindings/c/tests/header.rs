@@ -195,12 +195,13 @@ fn tidy(text: &str) -> String {
     kept.join("\n")
 }
 
-/// The `//!` lines of a file.
+/// The `//!` lines of a file, without the fences that keep its C from being taken for Rust.
 fn module_doc(part: &str) -> Vec<String> {
     let path = root().join(format!("src/ffi/{part}.rs"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{part}: {error}"));
     text.lines()
         .map_while(|line| line.strip_prefix("//!"))
         .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned())
+        .filter(|line| !line.starts_with("```"))
         .collect()
 }
