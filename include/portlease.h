@@ -384,7 +384,7 @@ void portlease_config_free(portlease_config *config);
 /**
  * Adds source addresses, as people write them: parts with commas or white space between them,
  * each an address, a range or a prefix, with or without ports:
- * "10.0.0.2, 10.0.0.8-10.0.0.15, 10.1.0.0/28:2048-4095, [2001:db8::7]:5000-5999".
+ * `10.0.0.2, 10.0.0.8-10.0.0.15, 10.1.0.0/28:2048-4095, [2001:db8::7]:5000-5999`.
  * A text with an error adds nothing.
  */
 portlease_status portlease_config_add_sources(portlease_config *config,

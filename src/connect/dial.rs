@@ -69,7 +69,7 @@ impl<'a> ConnectOptions<'a> {
     }
 
     /// Does not wait: the stream comes in non-blocking mode and is connected, or failed, when it
-    /// becomes writable ([`TcpStream::take_error`] tells which).
+    /// becomes writable ([`std::net::TcpStream::take_error`] tells which).
     ///
     /// All that another source port could help against is known before, so the error that comes
     /// then is the destination's.

@@ -46,7 +46,7 @@ mod loom {
 
     fn check(model: impl Fn() + Sync + Send + 'static) {
         let mut builder = Builder::new();
-        builder.preemption_bound = Some(2);
+        builder.preemption_bound = Some(3);
         builder.max_branches = 20_000;
         builder.check(model);
     }

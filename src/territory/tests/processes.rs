@@ -134,7 +134,7 @@ fn a_descriptor_that_somebody_closed_is_noticed_and_its_number_left_alone() {
 }
 
 #[test]
-fn forks_beside_threads_that_claim_never_hang() {
+fn forks_beside_claimers_never_hang() {
     if let Some(folder) = part() {
         let pool = Pool::new(&folder.file(), &sources()).unwrap();
         let territory = &pool.territory;
@@ -173,7 +173,7 @@ fn forks_beside_threads_that_claim_never_hang() {
         return;
     }
     let folder = Folder::new("forks");
-    let mut child = start("forks_beside_threads_that_claim_never_hang", &folder);
+    let mut child = start("forks_beside_claimers_never_hang", &folder);
     wait_for(&mut child, "forked 2000 times");
     assert!(child.wait().unwrap().success());
 }
