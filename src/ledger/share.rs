@@ -12,13 +12,16 @@ const LINES_MIN: u32 = 8;
 const CLASSES_LOG2_MAX: u32 = 3;
 /// One in so many acquires forgets which threads were seen.
 const FORGET_MASK: u32 = (1 << 12) - 1;
+/// One in so many turns the classes: seldom, for after a turn a thread still holds slots in the
+/// lines that are now another's, and their releases meet.
+const TURN_MASK: u32 = (1 << 20) - 1;
 
 /// The threads that were seen lately at one field.
 #[derive(Debug)]
 pub(super) struct Presence {
     /// A bit for each thread, by its number modulo 64.
     seen: AtomicU64,
-    /// Moves on with each forgetting; turns the classes among the threads.
+    /// Turns the classes among the threads.
     turn: AtomicU32,
 }
 
@@ -50,7 +53,9 @@ impl Presence {
     fn share_with_others(&self, me: u64, seen: u64, sample: u32, lines: u32) -> Share {
         if sample & FORGET_MASK == 0 {
             self.seen.store(me, Ordering::Relaxed);
-            self.turn.fetch_add(1, Ordering::Relaxed);
+            if sample & TURN_MASK == 0 {
+                self.turn.fetch_add(1, Ordering::Relaxed);
+            }
         } else if seen & me == 0 {
             self.seen.fetch_or(me, Ordering::Relaxed);
         }
