@@ -1,7 +1,8 @@
-/* One acquire and release through a destination handle, in nanoseconds: the C side of the
- * comparison in bench.rs, which links it.
+/* One acquire and release through a destination handle, in nanoseconds: the C side of
+ * benches/benches/c_face.rs.
  */
 
+#define _POSIX_C_SOURCE 199309L
 #include <portlease.h>
 #include <time.h>
 
