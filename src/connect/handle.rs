@@ -110,7 +110,10 @@ impl DestinationHandle {
 
     #[inline]
     pub(super) fn acquire_claim(&self) -> Result<Claim, Error> {
-        self.handle.acquire(From::AnySource)
+        match self.handle.inner.try_acquire(self.handle.pin()) {
+            Some(claim) => Ok(claim),
+            None => self.handle.acquire(From::AnySource),
+        }
     }
 }
 
