@@ -6,7 +6,9 @@
 
 mod loom {
     use crate::error::Error;
+    use crate::ledger::verdict::Verdict;
     use crate::ledger::*;
+    use crate::sync::{AtomicU64, Ordering, model_fence};
     use ::loom::model::Builder;
     use ::loom::sync::Arc;
     use ::loom::thread;
@@ -147,6 +149,31 @@ mod loom {
                 ledger.release(&to(), claim, Then::Free);
             });
             assert_all_free(&ledger, 2);
+        });
+    }
+
+    /// The proof itself, entered at once: a release behind its reading moves the epoch, and
+    /// "exhausted" is not pronounced.
+    #[test]
+    fn a_proof_that_reads_past_a_moving_port() {
+        check(|| {
+            let taken = |bit| Arc::new(AtomicU64::new(bit));
+            let (words, verdict) = ([taken(1), taken(0)], Arc::new(Verdict::new()));
+            let mover = {
+                let (words, verdict) = (words.clone(), Arc::clone(&verdict));
+                thread::spawn(move || {
+                    words[0].fetch_and(0, Ordering::SeqCst);
+                    model_fence();
+                    verdict.refute();
+                    words[1].fetch_or(1, Ordering::AcqRel);
+                })
+            };
+            let proof = verdict.begin();
+            let read = words.map(|word| word.load(Ordering::SeqCst));
+            if read == [1, 1] {
+                assert!(!verdict.pronounce(proof), "a port was free at every moment");
+            }
+            mover.join().unwrap();
         });
     }
 
