@@ -7,6 +7,8 @@
 mod census;
 mod exclusion;
 mod fields;
+mod names;
+mod places;
 
 use super::exclusions::Exclusions;
 use super::field::{Field, Full, Won};
@@ -16,10 +18,11 @@ use super::rest::RestQueue;
 use super::share::scale;
 use super::small::Small;
 use super::stamp::{Stamp, State};
-use super::table::{At, Table, Value, home_of};
-use super::{Claim, ClaimId, Clock, Destination, From, Names, Random};
+use super::table::{At, Table, Value};
+use super::{Claim, Clock, Destination, From, Names, Random};
 use crate::error::{Error, Exhausted};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard};
+use places::Places;
 use siphasher::sip::SipHasher13;
 use slab::Slab;
 use std::collections::BTreeMap;
@@ -62,8 +65,10 @@ impl FieldRef {
     }
 }
 
+#[repr(C)]
 #[derive(Debug)]
 struct Inner<K, const N: usize> {
+    /// First: see [`Table`].
     table: Table<K, N>,
     smalls: Slab<Small>,
     fields: Slab<Busy<K>>,
@@ -85,9 +90,6 @@ struct Busy<K> {
 #[derive(Debug)]
 struct Shard<K, const N: usize> {
     inner: Mutex<Inner<K, N>>,
-    /// Where the table is, for [`Side::announce`]; may be old, and is never followed.
-    table_address: AtomicU64,
-    table_buckets: AtomicU32,
 }
 
 /// Slots that the kernel told us are held by others, until a moment.
@@ -115,6 +117,7 @@ pub(super) struct Side<K: Key, const N: usize> {
     exclusions: Arc<Exclusions>,
     hasher: SipHasher13,
     shards: Box<[Shard<K, N>]>,
+    places: Places,
     spare: Mutex<Spare>,
     foreign: Mutex<Foreign>,
     /// When the first of `foreign` ends; `u64::MAX`: never.
@@ -137,8 +140,6 @@ impl<K: Key, const N: usize> Side<K, N> {
                 rest: RestQueue::default(),
                 generation: 0,
             }),
-            table_address: AtomicU64::new(0),
-            table_buckets: AtomicU32::new(0),
         };
         Self {
             names,
@@ -147,6 +148,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             layout,
             hasher: SipHasher13::new_with_keys(key[0], key[1]),
             shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
+            places: Places::new(1 << SHARDS_LOG2),
             spare: Mutex::new(Spare::default()),
             foreign: Mutex::new(Foreign::default()),
             foreign_due_ms: AtomicU64::new(u64::MAX),
@@ -158,7 +160,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     }
 
     fn shard(&self, hash: u64) -> &Shard<K, N> {
-        &self.shards[(hash >> 32) as usize & ((1 << SHARDS_LOG2) - 1)]
+        &self.shards[shard_of(hash)]
     }
 
     /// The slot that would connect `to` to itself.
@@ -180,6 +182,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let window = self.window(from);
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
+        self.fetch(hash);
         loop {
             let full = match self.acquire_once(to, key, hash, window.clone(), clock, random) {
                 Ok(claim) => return Ok(claim),
@@ -390,6 +393,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let won = claim.won();
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
+        self.fetch(hash);
         let mut inner = self.shard(hash).inner.lock();
         let at = inner.table.find(hash, &key).expect("a destination with a lease has an entry");
         if let Value::Field(index) = inner.table.value(at) {
@@ -400,63 +404,6 @@ impl<K: Key, const N: usize> Side<K, N> {
             return;
         }
         self.end_small(&mut inner, hash, at, won, rest_until_ms);
-    }
-
-    pub(super) fn name(&self, to: &Destination, claim: Claim) -> ClaimId {
-        assert_eq!(self.names, Names::Kept, "a ledger that keeps no names gives none");
-        let destination_hash = K::of(to).hash(&self.hasher);
-        ClaimId { destination_hash, slot: claim.slot(), stamp: claim.won().stamp.raw() }
-    }
-
-    #[cfg(feature = "capi")]
-    pub(super) fn hash_of(&self, to: &Destination) -> u64 {
-        K::of(to).hash(&self.hasher)
-    }
-
-    pub(super) fn is_live(&self, id: ClaimId) -> bool {
-        let inner = self.shard(id.destination_hash).inner.lock();
-        self.find_id(&inner, id).is_some()
-    }
-
-    #[must_use = "false: the id is stale"]
-    pub(super) fn release_id(&self, id: ClaimId, rest_until_ms: Option<u64>) -> bool {
-        let mut inner = self.shard(id.destination_hash).inner.lock();
-        let Some(at) = self.find_id(&inner, id) else { return false };
-        if let Value::Field(index) = inner.table.value(at) {
-            let field = inner.fields[index as usize].field;
-            return field.get().release_named(id.won(), rest_until_ms);
-        }
-        self.end_small(&mut inner, id.destination_hash, at, id.won(), rest_until_ms);
-        true
-    }
-
-    /// As [`Side::release_id`], of a destination that the caller has pinned.
-    #[cfg(any(feature = "capi", test))]
-    #[must_use = "false: the id is stale"]
-    pub(super) fn release_id_pinned(
-        &self,
-        field: FieldRef,
-        id: ClaimId,
-        rest_until_ms: Option<u64>,
-    ) -> bool {
-        field.get().release_named(id.won(), rest_until_ms)
-    }
-
-    fn find_id(&self, inner: &Inner<K, N>, id: ClaimId) -> Option<At> {
-        let won = id.won();
-        if !won.stamp.is_leased() {
-            return None;
-        }
-        inner.table.find_hashed(id.destination_hash, |value, key| {
-            let live = match value {
-                Value::One(only) => only == won,
-                Value::Small(index) => {
-                    inner.smalls[index as usize].get(won.slot) == Some(won.stamp)
-                }
-                Value::Field(index) => inner.fields[index as usize].field.get().is_live(won),
-            };
-            live && key.hash(&self.hasher) == id.destination_hash
-        })
     }
 
     /// Ends a lease or a rest of a small destination.
@@ -491,27 +438,6 @@ impl<K: Key, const N: usize> Side<K, N> {
             inner.rest.push(due_ms, (hash as u32, won.slot));
         }
     }
-
-    // ---- announcing ---------------------------------------------------------------------
-
-    pub(super) fn announce(&self, to: &Destination) {
-        let hash = K::of(to).hash(&self.hasher);
-        let shard = self.shard(hash);
-        // Relaxed: an old address or number only makes the prefetch useless.
-        let address = shard.table_address.load(Ordering::Relaxed) as usize;
-        let buckets = shard.table_buckets.load(Ordering::Relaxed);
-        if buckets > 0 {
-            super::prefetch(address + home_of(hash, buckets) as usize * 64);
-        }
-    }
-
-    fn note_table(&self, hash: u64, inner: &Inner<K, N>) {
-        let shard = self.shard(hash);
-        let (address, buckets) = inner.table.place();
-        // Relaxed: see `announce`.
-        shard.table_address.store(address as u64, Ordering::Relaxed);
-        shard.table_buckets.store(buckets, Ordering::Relaxed);
-    }
 }
 
 impl<K: Key, const N: usize> Drop for Side<K, N> {
@@ -526,6 +452,10 @@ impl<K: Key, const N: usize> Drop for Side<K, N> {
             drop(unsafe { Box::from_raw(field.0.as_ptr()) });
         }
     }
+}
+
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize & ((1 << SHARDS_LOG2) - 1)
 }
 
 fn exhausted(to: &Destination, full: Full, clock: &impl Clock) -> Error {

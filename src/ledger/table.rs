@@ -2,7 +2,8 @@
 //!
 //! A bucket counts the entries that wanted it and found it full, so that a look-up that
 //! misses ends, nearly always, in the line where it began. Growth is by a quarter, to keep
-//! a million destinations at 21 bytes each instead of 35.
+//! a million destinations at 21 bytes each instead of 35, and nobody waits for it: whoever
+//! changes the table afterwards moves a few of the old buckets.
 
 use super::field::Won;
 use super::key::Key;
@@ -12,6 +13,9 @@ use siphasher::sip::SipHasher13;
 /// Entries per hundred places above which the table grows, below which it shrinks.
 const LOAD_MAX: usize = 82;
 const LOAD_MIN: usize = 35;
+/// Old buckets that one change moves: all are moved before the table can change its size again,
+/// which takes a change for each three buckets at least (from shrunk to too full).
+const MOVES: usize = 8;
 
 /// What is known of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,22 +43,36 @@ const OVERFLOW_SHIFT: u32 = 2;
 /// "Many": never counted down, until the table is made anew.
 const OVERFLOW_MAX: u64 = 63;
 
-#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 struct Bucket<K, const N: usize>([Entry<K>; N]);
+
+/// A bucket on a cache line of its own.
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Line<K, const N: usize>(Bucket<K, N>);
 
 /// Where an entry stands, until the table changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At {
+    is_old: bool,
+    entry: u8,
     bucket: u32,
-    entry: u32,
 }
 
 /// Destinations by key, `N` to a bucket.
+///
+/// In the order in which it is used: what every call needs shares a cache line with the lock.
+#[repr(C)]
 #[derive(Debug)]
 pub(super) struct Table<K, const N: usize> {
-    buckets: Vec<Bucket<K, N>>,
+    lines: Vec<Line<K, N>>,
+    /// What the table was before its size changed, as far as it is not moved.
+    old: Vec<Line<K, N>>,
     len: usize,
+    moved: usize,
+    /// The only bucket while `lines` is empty; empty else. So few destinations never need the
+    /// memory allocator.
+    first: Bucket<K, N>,
 }
 
 impl<K: Key> Entry<K> {
@@ -103,16 +121,39 @@ impl<K: Key, const N: usize> Bucket<K, N> {
         let tail = first.key.tail() & !(!TAIL & !KIND) | count << OVERFLOW_SHIFT;
         first.key = first.key.with_tail(tail);
     }
+
+    fn clear(&mut self, entry: u8) {
+        let overflow = self.overflow();
+        self.0[usize::from(entry)] = Entry::EMPTY;
+        self.set_overflow(overflow);
+    }
 }
 
 impl<K: Key, const N: usize> Table<K, N> {
     pub(super) fn new() -> Self {
-        Self { buckets: Vec::new(), len: 0 }
+        Self { lines: Vec::new(), old: Vec::new(), len: 0, moved: 0, first: Bucket::EMPTY }
     }
 
-    /// Address and number of the buckets, for [`home_of`].
+    /// Address and number of the buckets that have lines of their own, for [`home_of`].
     pub(super) fn place(&self) -> (usize, u32) {
-        (self.buckets.as_ptr() as usize, self.buckets.len() as u32)
+        (self.lines.as_ptr() as usize, self.lines.len() as u32)
+    }
+
+    fn buckets(&self) -> u32 {
+        (self.lines.len() as u32).max(1)
+    }
+
+    /// A bucket of the table, or of the old one.
+    #[inline]
+    fn bucket(&self, is_old: bool, bucket: u32) -> &Bucket<K, N> {
+        let lines = if is_old { &self.old } else { &self.lines };
+        lines.get(bucket as usize).map_or(&self.first, |line| &line.0)
+    }
+
+    #[inline]
+    fn bucket_mut(&mut self, is_old: bool, bucket: u32) -> &mut Bucket<K, N> {
+        let lines = if is_old { &mut self.old } else { &mut self.lines };
+        lines.get_mut(bucket as usize).map_or(&mut self.first, |line| &mut line.0)
     }
 
     /// The destination's entry.
@@ -134,76 +175,128 @@ impl<K: Key, const N: usize> Table<K, N> {
 
     #[inline]
     fn find_where(&self, hash: u64, mut wanted: impl FnMut(&Entry<K>) -> bool) -> Option<At> {
-        let buckets = self.buckets.len() as u32;
-        if buckets == 0 {
-            return None;
+        let found = self.find_in(false, self.buckets(), hash, &mut wanted);
+        if found.is_some() || self.old.is_empty() {
+            return found;
         }
-        let mut bucket = home_of(hash, buckets);
-        for _ in 0..buckets {
-            let line = &self.buckets[bucket as usize];
+        self.find_in(true, self.old.len() as u32, hash, wanted)
+    }
+
+    #[inline]
+    fn find_in(
+        &self,
+        is_old: bool,
+        of: u32,
+        hash: u64,
+        mut wanted: impl FnMut(&Entry<K>) -> bool,
+    ) -> Option<At> {
+        let mut bucket = home_of(hash, of);
+        for _ in 0..of {
+            let line = self.bucket(is_old, bucket);
             if let Some(entry) = line.0.iter().position(&mut wanted) {
-                return Some(At { bucket, entry: entry as u32 });
+                return Some(At { is_old, entry: entry as u8, bucket });
             }
             if line.overflow() == 0 {
                 return None;
             }
-            bucket = after(bucket, buckets);
+            bucket = after(bucket, of);
         }
         None
     }
 
+    #[inline]
+    fn entry(&self, at: At) -> &Entry<K> {
+        &self.bucket(at.is_old, at.bucket).0[usize::from(at.entry)]
+    }
+
     pub(super) fn value(&self, at: At) -> Value {
-        let entry = &self.buckets[at.bucket as usize].0[at.entry as usize];
-        entry.value().expect("an entry that was found is not empty")
+        self.entry(at).value().expect("an entry that was found is not empty")
     }
 
     pub(super) fn key(&self, at: At) -> K {
-        bare(self.buckets[at.bucket as usize].0[at.entry as usize].key)
+        bare(self.entry(at).key)
     }
 
     pub(super) fn set(&mut self, at: At, value: Value) {
-        self.buckets[at.bucket as usize].0[at.entry as usize].put(value);
+        self.bucket_mut(at.is_old, at.bucket).0[usize::from(at.entry)].put(value);
     }
 
     /// Adds a destination that is not in the table. May grow it.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: Value, hasher: &SipHasher13) {
-        if (self.len + 1) * 100 > self.buckets.len() * N * LOAD_MAX {
-            self.rebuild((self.buckets.len() * 5 / 4).max(self.buckets.len() + 1), hasher);
+        let buckets = self.buckets() as usize;
+        if self.len == entries_max(buckets, N) {
+            self.resize((buckets * 5 / 4).max(buckets + 1), hasher);
         }
+        self.move_some(hasher);
         self.len += 1;
         self.place_new(hash, key, value);
     }
 
     /// Removes the entry at `at`, whose destination has `hash`. May shrink the table.
     pub(super) fn remove(&mut self, at: At, hash: u64, hasher: &SipHasher13) {
-        let buckets = self.buckets.len() as u32;
-        let overflow = self.buckets[at.bucket as usize].overflow();
-        self.buckets[at.bucket as usize].0[at.entry as usize] = Entry::EMPTY;
-        self.buckets[at.bucket as usize].set_overflow(overflow);
-        let mut passed = home_of(hash, buckets);
+        self.bucket_mut(at.is_old, at.bucket).clear(at.entry);
+        let of = if at.is_old { self.old.len() as u32 } else { self.buckets() };
+        let mut passed = home_of(hash, of);
         while passed != at.bucket {
-            let line = &mut self.buckets[passed as usize];
+            let line = self.bucket_mut(at.is_old, passed);
             if line.overflow() < OVERFLOW_MAX {
                 line.set_overflow(line.overflow() - 1);
             }
-            passed = after(passed, buckets);
+            passed = after(passed, of);
         }
         self.len -= 1;
-        if self.len * 100 < self.buckets.len() * N * LOAD_MIN {
-            self.rebuild((self.len * 3).div_ceil(2 * N), hasher);
+        if self.lines.len() > 1 && self.len * 100 < self.lines.len() * N * LOAD_MIN {
+            self.resize((self.len * 3).div_ceil(2 * N).max(1), hasher);
         }
+        self.move_some(hasher);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, Value)> {
-        let entries = self.buckets.iter().flat_map(|line| &line.0);
+        let lines = self.lines.iter().chain(&self.old).map(|line| &line.0);
+        let entries = lines.chain([&self.first]).flat_map(|bucket| &bucket.0);
         entries.filter_map(|entry| Some((bare(entry.key), entry.value()?)))
     }
 
     #[cold]
     #[inline(never)]
-    fn rebuild(&mut self, buckets: usize, hasher: &SipHasher13) {
-        let old = std::mem::replace(&mut self.buckets, vec![Bucket::EMPTY; buckets]);
-        for entry in old.iter().flat_map(|line| &line.0) {
+    fn resize(&mut self, buckets: usize, hasher: &SipHasher13) {
+        while !self.old.is_empty() {
+            self.move_some(hasher);
+        }
+        let new = if buckets == 1 { Vec::new() } else { vec![Line(Bucket::EMPTY); buckets] };
+        self.old = std::mem::replace(&mut self.lines, new);
+        if self.old.is_empty() {
+            let first = std::mem::replace(&mut self.first, Bucket::EMPTY);
+            self.place_all(&first, hasher);
+        }
+    }
+
+    #[inline]
+    fn move_some(&mut self, hasher: &SipHasher13) {
+        if !self.old.is_empty() {
+            self.move_buckets(hasher);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn move_buckets(&mut self, hasher: &SipHasher13) {
+        let end = self.old.len().min(self.moved + MOVES);
+        for moved in self.moved..end {
+            let bucket = self.old[moved].0;
+            // What counts the entries that came past is left: look-ups go further than they need
+            // to, for a while.
+            (0..N as u8).for_each(|entry| self.old[moved].0.clear(entry));
+            self.place_all(&bucket, hasher);
+        }
+        self.moved = end;
+        if end == self.old.len() {
+            (self.old, self.moved) = (Vec::new(), 0);
+        }
+    }
+
+    fn place_all(&mut self, bucket: &Bucket<K, N>, hasher: &SipHasher13) {
+        for entry in &bucket.0 {
             if let Some(value) = entry.value() {
                 let key = bare(entry.key);
                 self.place_new(key.hash(hasher), key, value);
@@ -211,11 +304,12 @@ impl<K: Key, const N: usize> Table<K, N> {
         }
     }
 
+    #[inline]
     fn place_new(&mut self, hash: u64, key: K, value: Value) {
-        let buckets = self.buckets.len() as u32;
-        let mut bucket = home_of(hash, buckets);
+        let of = self.buckets();
+        let mut bucket = home_of(hash, of);
         loop {
-            let line = &mut self.buckets[bucket as usize];
+            let line = self.bucket_mut(false, bucket);
             let overflow = line.overflow();
             if let Some(entry) = line.0.iter_mut().find(|entry| entry.kind() == 0) {
                 *entry = Entry { key, value: 0 };
@@ -224,9 +318,14 @@ impl<K: Key, const N: usize> Table<K, N> {
                 return;
             }
             line.set_overflow((overflow + 1).min(OVERFLOW_MAX));
-            bucket = after(bucket, buckets);
+            bucket = after(bucket, of);
         }
     }
+}
+
+/// The most entries that so many buckets take. A single one may be full: all look-ups end in it.
+fn entries_max(buckets: usize, of: usize) -> usize {
+    if buckets == 1 { of } else { buckets * of * LOAD_MAX / 100 }
 }
 
 /// The bucket where a destination is looked for first; even over any number of buckets.
@@ -276,6 +375,7 @@ mod tests {
             let hash = key.hash(&hasher);
             let found = table.find(hash, &key);
             assert_eq!(found.map(|at| table.value(at)), model.get(&to).copied());
+            let (buckets, left) = (table.buckets(), table.old.len() - table.moved);
             // First mostly in, then mostly out.
             match found {
                 Some(at) if (x >> 30 == 0) == (step < 100_000) => {
@@ -294,6 +394,9 @@ mod tests {
                 }
             }
             assert_eq!(table.len, model.len());
+            // Nobody moves more than a few buckets.
+            let now_left = table.old.len() - table.moved;
+            assert!(if table.buckets() == buckets { left - now_left } else { left } <= MOVES);
         }
         let all: HashMap<_, _> = table.iter().map(|(k, v)| (k.destination(), v)).collect();
         assert_eq!(all, model);
@@ -320,9 +423,9 @@ mod tests {
                 let at = table.find(hash, key).expect("not removed yet");
                 table.remove(at, hash, &hasher);
                 assert_eq!(table.len, keys.len() - gone - 1);
-                assert!(table.len <= table.place().1 as usize * 4);
+                assert!(table.len <= table.buckets() as usize * 4);
             }
-            assert_eq!(table.place().1, 0, "an empty table keeps nothing");
+            assert!(table.lines.is_empty() && table.old.is_empty(), "nothing is kept");
         }
     }
 
@@ -330,7 +433,7 @@ mod tests {
     fn a_hash_that_collides_merges_nobody() {
         let hasher = SipHasher13::new_with_keys(1, 2);
         let mut table = Table::<Key4, 4>::new();
-        table.buckets = vec![Bucket::EMPTY; 100];
+        table.lines = vec![Line(Bucket::EMPTY); 100];
         for n in 0..300 {
             table.len += 1;
             table.place_new(5, Key4::of(&nth(n, false)), Value::Small(n));
@@ -344,7 +447,7 @@ mod tests {
             let at = table.find(5, &Key4::of(&nth(n, false))).expect("not removed yet");
             table.remove(at, 5, &hasher);
             assert_eq!(table.find(5, &Key4::of(&nth(n, false))), None);
-            if table.place().1 != 100 {
+            if table.buckets() != 100 {
                 break;
             }
         }
