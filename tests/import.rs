@@ -5,7 +5,7 @@ mod common;
 mod settings;
 
 use common::in_namespace;
-use portlease::{Error, Exhausted, ModeChoice, Pool, PortRange, Protocol};
+use portlease::{Error, Exhausted, Lease, ModeChoice, Pool, PortRange, Protocol};
 use settings::sysctl;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
@@ -57,8 +57,12 @@ fn exhausted(pool: &Pool, protocol: Protocol, to: SocketAddr) -> Exhausted {
 
 /// Tries until a lease comes, as it must in the end.
 fn acquire_in_the_end(pool: &Pool, protocol: Protocol, to: SocketAddr) -> SocketAddr {
+    in_the_end(|| pool.acquire(protocol, to))
+}
+
+fn in_the_end<'a>(acquire: impl Fn() -> Result<Lease<'a>, Error>) -> SocketAddr {
     loop {
-        match pool.acquire(protocol, to) {
+        match acquire() {
             Ok(lease) => {
                 let source = lease.source();
                 lease.release();
@@ -174,6 +178,25 @@ fn who_is_exhausted_looks_whether_imported_connections_are_gone() {
             drop(stranger);
             assert_eq!(acquire_in_the_end(&pool, protocol, to), at("127.0.0.2:5000"));
         }
+    });
+}
+
+#[test]
+fn a_handle_looks_too_whether_imported_connections_are_gone() {
+    in_namespace("a_handle_looks_too_whether_imported_connections_are_gone", || {
+        let to = at("127.0.0.1:700");
+        let _listener = listen("127.0.0.1:700");
+        let stranger = connected("127.0.0.2:5000", to, Type::STREAM);
+        let pool = explicit("127.0.0.2:5000");
+        assert_eq!(pool.import().unwrap(), 1);
+        let handle = pool.destination(Protocol::Tcp, to).unwrap();
+        // The first proves it, the second knows it.
+        for _ in 0..2 {
+            assert!(matches!(handle.acquire(), Err(Error::Exhausted(_))));
+        }
+        stranger.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stranger);
+        assert_eq!(in_the_end(|| handle.acquire()), at("127.0.0.2:5000"));
     });
 }
 

@@ -64,7 +64,7 @@ impl DestinationHandle {
     fn acquire_or_tell_why(&self) -> Result<Lease<'_>, Error> {
         let Handle { inner, .. } = &*self.handle;
         inner.check_process()?;
-        match inner.ledger.all_leased_pinned(self.handle.pin()) {
+        match inner.full_for_sure(self.handle.pin()) {
             Some(counts) => Err(Error::Exhausted(counts)),
             None => Lease::acquire(Home::Handle(&self.handle), From::AnySource),
         }

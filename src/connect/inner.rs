@@ -71,6 +71,17 @@ impl Inner {
         })
     }
 
+    /// The counts of a destination that is exhausted, where those who keep something from us were
+    /// asked a moment ago or are nobody. `None`: [`Inner::acquire_by`] knows.
+    #[inline]
+    pub(super) fn full_for_sure(&self, pin: &Pin) -> Option<Exhausted> {
+        let counts = self.ledger.full_pinned(pin)?;
+        let is_sure = !self.watch.has_imported()
+            && (counts.excluded == 0
+                || !self.grounds.is_shared() && self.watch.knows_listeners(self.clock.coarse_ms()));
+        is_sure.then_some(counts)
+    }
+
     /// What can wait, and is done once in a while by whoever acquires.
     #[cold]
     #[inline(never)]

@@ -63,16 +63,31 @@ impl Watch {
     /// free.
     pub(super) fn refresh_listeners_if_old(&self, inner: &Inner) -> Result<bool, Error> {
         let now_ms = inner.clock.now_ms();
-        // Relaxed, both: only how often the kernel is asked hangs on it.
-        let looked_ms = self.listeners_looked_ms.load(Ordering::Relaxed);
-        if looked_ms != 0 && now_ms < looked_ms.saturating_add(LOOK_AGAIN_MS) {
+        if self.knows_listeners(now_ms) {
             return Ok(false);
         }
+        // Relaxed, all three: only how often the kernel is asked hangs on it.
+        let looked_ms = self.listeners_looked_ms.load(Ordering::Relaxed);
         let is_ours = self
             .listeners_looked_ms
             .compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
         if is_ours { self.look_at_listeners(inner, &mut Diag::open()?) } else { Ok(false) }
+    }
+
+    /// Whether somebody looked at the listeners a moment ago.
+    #[inline]
+    pub(super) fn knows_listeners(&self, now_ms: u64) -> bool {
+        // Relaxed: as above.
+        let looked_ms = self.listeners_looked_ms.load(Ordering::Relaxed);
+        looked_ms != 0 && now_ms < looked_ms.saturating_add(LOOK_AGAIN_MS)
+    }
+
+    /// Whether any lease is held for a socket that was imported.
+    #[inline]
+    pub(super) fn has_imported(&self) -> bool {
+        // Relaxed: whoever was told of an import sees its count.
+        self.imported.load(Ordering::Relaxed) != 0
     }
 
     /// Looks at the imported four-tuples of one destination, unless somebody did a moment ago.
@@ -82,8 +97,7 @@ impl Watch {
         inner: &Inner,
         to: &Destination,
     ) -> Result<bool, Error> {
-        // Relaxed: whoever was told of an import sees its count.
-        if self.imported.load(Ordering::Relaxed) == 0 {
+        if !self.has_imported() {
             return Ok(false);
         }
         let mut seen = self.seen.lock();

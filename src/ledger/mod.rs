@@ -342,13 +342,20 @@ impl Ledger {
         Some(Claim::new(won, Some(pin.field)))
     }
 
-    /// The counts of a destination where everything is leased, known to be so without a look at
-    /// what rests or is excluded, for there is nothing such. `None`: [`Ledger::acquire_pinned`]
-    /// knows.
-    pub(crate) fn all_leased_pinned(&self, pin: &Pin) -> Option<Exhausted> {
-        let leased = pin.field.get().all_leased()?.into();
-        let destination = pin.to;
-        Some(Exhausted { destination, leased, resting: 0, excluded: 0, next_free_ms: None })
+    /// The counts of a destination where nothing is free, and nothing comes free by time alone.
+    /// `None`: [`Ledger::acquire_pinned`] knows.
+    #[inline]
+    pub(crate) fn full_pinned(&self, pin: &Pin) -> Option<Exhausted> {
+        let field::Full { leased, excluded, .. } = pin.field.get().full_for_sure()?;
+        let withheld =
+            side!(self, pin.to.family(), side => side.withholds_for_a_while(), else false);
+        (excluded == 0 || !withheld).then_some(Exhausted {
+            destination: pin.to,
+            leased: leased.into(),
+            resting: 0,
+            excluded: excluded.into(),
+            next_free_ms: None,
+        })
     }
 
     /// As [`Ledger::acquire`], without the look-up.

@@ -10,11 +10,12 @@ impl Field {
         self.lines * LINE_SLOTS - self.capacity
     }
 
-    /// The number of leased slots, where a verdict says that these are all there are.
-    pub(in crate::ledger) fn all_leased(&self) -> Option<u32> {
+    /// The counts where a verdict says that nothing is free and nothing rests: time alone will
+    /// not change them.
+    #[inline]
+    pub(in crate::ledger) fn full_for_sure(&self) -> Option<Full> {
         let full = self.full_house();
-        let all = self.verdict.stands() && full.leased == self.capacity;
-        all.then_some(full.leased)
+        (self.verdict.stands() && full.next_due_ms.is_none()).then_some(full)
     }
 
     /// The counts of an exhausted field, without reading its lines.

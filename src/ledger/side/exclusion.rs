@@ -57,6 +57,13 @@ impl<K: Key, const N: usize> Side<K, N> {
         self.take_from_fields(&changed);
     }
 
+    /// Whether there is anything that [`Side::exclude_until`] will end.
+    #[inline]
+    pub(in crate::ledger) fn withholds_for_a_while(&self) -> bool {
+        // Relaxed: see `exclude_until`.
+        self.foreign_due_ms.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// Ends what of [`Side::exclude_until`] is due; whether there was any.
     pub(in crate::ledger) fn end_foreign(&self, clock: &impl Clock) -> bool {
         // Relaxed: see `exclude_until`.
