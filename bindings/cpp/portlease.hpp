@@ -12,6 +12,8 @@
 
 #include <portlease.h>
 
+#include <array>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -125,6 +127,22 @@ private:
     socklen_t len_;
 };
 
+/// Where a lease leads.
+struct Target {
+    sockaddr_storage address;
+    /// How many bytes of the address count.
+    socklen_t len;
+    portlease_protocol protocol;
+};
+
+/// The counts of a whole pool.
+struct PoolCensus {
+    /// How many destinations have a lease, rest something or have a handle.
+    uint64_t destinations;
+    /// Their counts, added up.
+    portlease_census sum;
+};
+
 /// The right to use one four-tuple; released when it is destroyed, as one that a socket may have
 /// used. Close the socket before.
 class [[nodiscard]] Lease {
@@ -159,6 +177,19 @@ public:
             return detail::fail(error);
         }
         return source;
+    }
+
+    /// The destination, and by which protocol.
+    [[nodiscard]] Result<Target> destination() const {
+        Error error;
+        Target to;
+        int32_t protocol;
+        if (portlease_lease_destination(pool_, &lease_, &to.address, &to.len, &protocol,
+                                        error.out())) {
+            return detail::fail(error);
+        }
+        to.protocol = static_cast<portlease_protocol>(protocol);
+        return to;
     }
 
     /// Binds a new socket to the source.
@@ -267,11 +298,15 @@ public:
     [[nodiscard]] Result<void> add_sources(const char *sources) {
         return with(portlease_config_add_sources, sources);
     }
-    [[nodiscard]] Result<void> add_sources(const std::string &sources) { return add_sources(sources.c_str()); }
+    [[nodiscard]] Result<void> add_sources(const std::string &sources) {
+        return add_sources(sources.c_str());
+    }
     [[nodiscard]] Result<void> set_ports(uint16_t first, uint16_t last) {
         return with(portlease_config_set_ports, first, last);
     }
-    [[nodiscard]] Result<void> set_mode(portlease_mode mode) { return with(portlease_config_set_mode, mode); }
+    [[nodiscard]] Result<void> set_mode(portlease_mode mode) {
+        return with(portlease_config_set_mode, mode);
+    }
     [[nodiscard]] Result<void> set_rest_ms(uint64_t rest_ms) {
         return with(portlease_config_set_rest_ms, rest_ms);
     }
@@ -279,20 +314,36 @@ public:
         return with(portlease_config_set_privileged_ports, privileged);
     }
     /// Shares the ports with all pools of the host that name the file.
-    [[nodiscard]] Result<void> set_shared(const char *path) { return with(portlease_config_set_shared, path); }
+    [[nodiscard]] Result<void> set_shared(const char *path) {
+        return with(portlease_config_set_shared, path);
+    }
     /// Only one of `count` slices, from 1.
     [[nodiscard]] Result<void> set_slice(uint32_t number, uint32_t count) {
         return with(portlease_config_set_slice, number, count);
     }
-    /// The flags of all sources that have no option of their own.
-    [[nodiscard]] Result<void> set_flags(uint32_t flags) {
-        return with(portlease_config_set_source_flags, nullptr, socklen_t{0}, flags);
+    /// The seed of all random choices, for runs that can be repeated.
+    [[nodiscard]] Result<void> set_seed(const std::array<uint8_t, 32> &seed) {
+        return with(portlease_config_set_seed, seed.data());
     }
+    /// The flags of all sources that have no option of their own.
+    [[nodiscard]] Result<void> set_flags(uint32_t flags) { return set_flags(none(), flags); }
     [[nodiscard]] Result<void> set_flags(Address source, uint32_t flags) {
         return with(portlease_config_set_source_flags, source.get(), source.len(), flags);
     }
+    /// The interface of all sources that have no option of their own; nullptr is none.
+    [[nodiscard]] Result<void> set_device(const char *device) { return set_device(none(), device); }
+    [[nodiscard]] Result<void> set_device(Address source, const char *device) {
+        return with(portlease_config_set_source_device, source.get(), source.len(), device);
+    }
+    /// The mark of all sources that have no option of their own.
+    [[nodiscard]] Result<void> set_mark(uint32_t mark) { return set_mark(none(), mark); }
+    [[nodiscard]] Result<void> set_mark(Address source, uint32_t mark) {
+        return with(portlease_config_set_source_mark, source.get(), source.len(), mark);
+    }
 
 private:
+    static Address none() noexcept { return Address(nullptr, 0); }
+
     template <class Call, class... Arguments>
     [[nodiscard]] Result<void> with(Call call, Arguments... arguments) {
         Error error;
@@ -339,6 +390,17 @@ public:
         portlease_lease lease;
         if (portlease_destination_acquire(get(), &lease, error.out())) return detail::fail(error);
         return Lease(pool_, lease);
+    }
+
+    /// Gives back a lease of this destination, after its socket was closed. After a failure the
+    /// lease is what it was.
+    [[nodiscard]] Result<void> release(Lease &&lease, portlease_closed closed) const {
+        Error error;
+        if (portlease_destination_release(get(), &lease.get(), closed, error.out())) {
+            return detail::fail(error);
+        }
+        static_cast<void>(std::move(lease).into_raw());
+        return {};
     }
 
     /// Connects; flags are SOCK_NONBLOCK and SOCK_CLOEXEC.
@@ -389,7 +451,7 @@ public:
     }
 
     [[nodiscard]] Result<Lease> acquire_from(Address source, portlease_protocol protocol,
-                               Address destination) const {
+                                             Address destination) const {
         Error error;
         portlease_lease lease;
         if (portlease_pool_acquire_from(get(), source.get(), source.len(), protocol,
@@ -401,7 +463,8 @@ public:
     }
 
     /// Connects; type is SOCK_STREAM or SOCK_DGRAM, with SOCK_NONBLOCK and SOCK_CLOEXEC.
-    [[nodiscard]] Result<Connection> connect(Address destination, int type = SOCK_STREAM | SOCK_CLOEXEC) const {
+    [[nodiscard]] Result<Connection> connect(Address destination,
+                                             int type = SOCK_STREAM | SOCK_CLOEXEC) const {
         Error error;
         int32_t fd;
         portlease_lease lease;
@@ -413,7 +476,38 @@ public:
         return Connection(fd, Lease(get(), lease), progress);
     }
 
-    [[nodiscard]] Result<Destination> destination(portlease_protocol protocol, Address destination) const {
+    /// Takes over a connection that was made elsewhere; after a failure it stays the caller's.
+    [[nodiscard]] Result<Connection> adopt(int fd) const {
+        Error error;
+        portlease_lease lease;
+        if (portlease_pool_adopt(get(), fd, &lease, error.out())) return detail::fail(error);
+        return Connection(fd, Lease(get(), lease), PORTLEASE_PROGRESS_CONNECTED);
+    }
+
+    /// Learns which four-tuples of its sources the kernel holds already; how many were new.
+    [[nodiscard]] Result<uint64_t> import() const {
+        Error error;
+        uint64_t count;
+        if (portlease_pool_import(get(), &count, error.out())) return detail::fail(error);
+        return count;
+    }
+
+    /// Looks again who listens on its ports, and which imported four-tuples are still held.
+    [[nodiscard]] Result<void> refresh() const {
+        Error error;
+        if (portlease_pool_refresh(get(), error.out())) return detail::fail(error);
+        return {};
+    }
+
+    /// Gives back ports that other processes want, from a timer of a process that may fall silent.
+    [[nodiscard]] Result<void> maintain() const {
+        Error error;
+        if (portlease_pool_maintain(get(), error.out())) return detail::fail(error);
+        return {};
+    }
+
+    [[nodiscard]] Result<Destination> destination(portlease_protocol protocol,
+                                                  Address destination) const {
         Error error;
         portlease_destination *handle;
         if (portlease_pool_destination(get(), protocol, destination.get(), destination.len(),
@@ -423,7 +517,19 @@ public:
         return Destination(get(), handle);
     }
 
-    [[nodiscard]] Result<portlease_census> census(portlease_protocol protocol, Address destination) const {
+    /// The counts of all destinations.
+    [[nodiscard]] Result<PoolCensus> census() const {
+        Error error;
+        PoolCensus census;
+        if (portlease_pool_census(get(), &census.destinations, &census.sum, error.out())) {
+            return detail::fail(error);
+        }
+        return census;
+    }
+
+    /// The counts of one destination.
+    [[nodiscard]] Result<portlease_census> census(portlease_protocol protocol,
+                                                  Address destination) const {
         Error error;
         portlease_census census;
         if (portlease_pool_census_of(get(), protocol, destination.get(), destination.len(),
@@ -443,6 +549,12 @@ private:
 inline std::string_view text(portlease_status status) noexcept {
     return portlease_status_str(status);
 }
+
+/// The library's version, such as "0.1.0".
+inline std::string_view version() noexcept { return portlease_version(); }
+
+/// The version of the binary interface: the number in the library's SONAME.
+inline uint32_t abi_version() noexcept { return portlease_abi_version(); }
 
 } // namespace portlease
 

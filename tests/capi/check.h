@@ -33,6 +33,22 @@
 
 #define OK(call) STATUS(PORTLEASE_OK, call)
 
+#define TCP PORTLEASE_PROTOCOL_TCP
+#define UDP PORTLEASE_PROTOCOL_UDP
+
+/* An address as the calls of C take it. */
+#define AT(address) (const struct sockaddr *)&(address), (socklen_t)sizeof(address)
+
+/* Whether every byte is still what it was filled with. */
+static inline int is_filled(const void *what, size_t len, unsigned char with) {
+    const unsigned char *bytes = (const unsigned char *)what;
+    size_t i;
+    for (i = 0; i < len; i++) {
+        if (bytes[i] != with) return 0;
+    }
+    return 1;
+}
+
 static inline struct sockaddr_in v4(const char *ip, unsigned port) {
     struct sockaddr_in address;
     memset(&address, 0, sizeof address);
@@ -73,8 +89,7 @@ static inline portlease_pool *pool_of(const char *sources, unsigned rest_ms) {
 
 static inline portlease_census census_of(const portlease_pool *pool, struct sockaddr_in to) {
     portlease_census census;
-    OK(portlease_pool_census_of(pool, PORTLEASE_PROTOCOL_TCP, (const struct sockaddr *)&to,
-                                sizeof to, &census, NULL));
+    OK(portlease_pool_census_of(pool, TCP, AT(to), &census, NULL));
     CHECK(census.free + census.leased + census.resting + census.excluded == census.capacity);
     return census;
 }

@@ -19,8 +19,7 @@ static void *work(void *number) {
         int port, by_handle = (round + me) % 2;
         int status = by_handle
             ? portlease_destination_acquire(destination, &lease, NULL)
-            : portlease_pool_acquire(pool, PORTLEASE_PROTOCOL_TCP, (struct sockaddr *)&to,
-                                     sizeof to, &lease, NULL);
+            : portlease_pool_acquire(pool, TCP, AT(to), &lease, NULL);
         OK(status);
         OK(portlease_lease_source(pool, &lease, &source, NULL, NULL));
         port = ntohs(((struct sockaddr_in *)&source)->sin_port) - FIRST;
@@ -42,8 +41,7 @@ int main(void) {
     int i;
     to = v4("127.0.0.1", 80);
     pool = pool_of("127.0.0.2:5000-5063", 0);
-    OK(portlease_pool_destination(pool, PORTLEASE_PROTOCOL_TCP, (struct sockaddr *)&to, sizeof to,
-                                  &destination, NULL));
+    OK(portlease_pool_destination(pool, TCP, AT(to), &destination, NULL));
     for (i = 0; i < THREADS; i++) {
         CHECK(pthread_create(&threads[i], NULL, work, (void *)(intptr_t)(i + 1)) == 0);
     }

@@ -53,6 +53,15 @@ fn the_symbols_are_those_of_the_header() {
 }
 
 #[test]
+fn the_cpp_face_leaves_no_function_out() {
+    let read = |file| fs::read_to_string(root().join(file)).expect("a file of the tree");
+    let (symbols, face) = (read("bindings/c/symbols"), read("bindings/cpp/portlease.hpp"));
+    let words: Vec<_> = face.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let left_out: Vec<_> = symbols.lines().filter(|name| !words.contains(name)).collect();
+    assert!(left_out.is_empty(), "bindings/cpp/portlease.hpp has no wrapper of {left_out:?}");
+}
+
+#[test]
 fn every_item_of_the_header_has_its_comment() {
     let header = header();
     let mut before = "";
