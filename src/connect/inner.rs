@@ -8,7 +8,7 @@ use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Host, Monotoni
 use crate::kernel::{SourceOptions, Tcp, Verdict};
 use crate::ledger::{
     Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
-    Protocol, Slot, Source, SourcePort, Then, canonical, scope_of,
+    Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of,
 };
 use crate::territory::Growth;
 use socket2::{SockRef, Socket};
@@ -148,15 +148,15 @@ impl Inner {
         }
     }
 
-    /// The source with `address`, as far as it can dial `to`: a link-local address that several
-    /// interfaces have is the one of the destination's interface.
+    /// The source with `address`, as far as it can dial `to`: a link-local address is the one of
+    /// the destination's interface.
     pub(super) fn source_at(&self, address: IpAddr, to: &Destination) -> Result<From, Error> {
         let address = address.to_canonical();
         if Family::of(address) != to.family() {
             return Err(Error::NoSource { destination: *to });
         }
         let scope = scope_of(to.address());
-        let reaches = |source: &Source| [0, source.scope].contains(&scope) || source.scope == 0;
+        let reaches = |source: &Source| [0, scope].contains(&source.scope);
         (0..)
             .zip(&self.sources)
             .find(|(_, source)| source.address == address && reaches(source))
@@ -383,18 +383,28 @@ impl Inner {
 }
 
 /// Refuses a destination that names no host or no port: the kernel would put another in its place
-/// (ip(7)), and the ledger would not know.
+/// (ip(7)), and the ledger would not know. A link-local one without its interface is another host
+/// for each source.
 #[inline]
 pub(super) fn destination(protocol: Protocol, address: SocketAddr) -> Result<Destination, Error> {
     let destination = Destination::new(protocol, address);
     let address = destination.address();
-    if address.port() == 0 || address.ip().is_unspecified() {
+    if address.port() == 0 || address.ip().is_unspecified() || lacks_scope(&address) {
         return Err(no_destination(address));
     }
     Ok(destination)
 }
 
+#[inline]
+fn lacks_scope(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if is_link_local(v6.ip()) && v6.scope_id() == 0)
+}
+
 #[cold]
 fn no_destination(address: SocketAddr) -> Error {
-    Error::Config { problem: format!("destination {address}: it takes a host and a port above 0") }
+    let takes = match lacks_scope(&address) {
+        true => "a link-local address takes its interface, as in [fe80::7%3]:80 (its scope id)",
+        false => "it takes a host and a port above 0",
+    };
+    Error::Config { problem: format!("destination {address}: {takes}") }
 }

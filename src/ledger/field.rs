@@ -12,6 +12,7 @@ mod end;
 use super::exclusions::Exclusions;
 use super::rest::RestQueue;
 use super::share::{Presence, Share, scale};
+use super::side::barred::Barred;
 use super::stamp::{SlotWord, Stamp};
 use super::verdict::Verdict;
 use super::{Clock, Names, Random};
@@ -128,24 +129,23 @@ impl Field {
         }
     }
 
-    /// Gives an empty field its body: `held` are the slots that are leased or resting, `own`
-    /// is the destination itself, if it is one of our slots. Generations start after `base`.
+    /// Gives an empty field its body: `held` are the slots that are leased or resting, `barred`
+    /// those that can never be leased. Generations start after `base`.
     /// Under the table's lock, before anybody else can find the field.
     pub(super) fn furnish(
         &self,
         names: Names,
-        own: Option<u32>,
+        barred: Barred<'_>,
         held: impl Iterator<Item = Won> + Clone,
         base: u32,
     ) {
         let bit = |slot: u32| 1u64 << (slot % 64);
         let mut excluded: Vec<u64> = Vec::new();
-        if own.is_some() || self.exclusions.count() > 0 {
+        let mut barred = barred.within(0..self.capacity).peekable();
+        if barred.peek().is_some() || self.exclusions.count() > 0 {
             excluded = (0..self.capacity.div_ceil(64)).map(|w| self.exclusions.word(w)).collect();
         }
-        if let Some(own) = own {
-            excluded[own as usize / 64] |= bit(own);
-        }
+        barred.for_each(|slot| excluded[slot as usize / 64] |= bit(slot));
         if !excluded.is_empty() {
             held.clone().for_each(|won| excluded[won.slot as usize / 64] &= !bit(won.slot));
         }

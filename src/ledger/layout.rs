@@ -29,6 +29,13 @@ struct Home {
     spans: Range<u32>,
 }
 
+/// The slots of a source that is on one interface.
+#[derive(Clone, Debug)]
+pub(super) struct Scoped {
+    pub(super) slots: Range<u32>,
+    pub(super) scope: u32,
+}
+
 /// Which slot stands for which (source, port), both ways.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -37,6 +44,7 @@ pub(super) struct Layout {
     steps: Vec<u32>,
     /// Sorted by address and scope.
     homes: Vec<Home>,
+    scoped: Vec<Scoped>,
     capacity: u32,
 }
 
@@ -45,9 +53,10 @@ impl Layout {
     pub(super) fn new<'a>(sources: impl Iterator<Item = (u32, &'a Source)>) -> Result<Self, Error> {
         let mut spans = Vec::new();
         let mut homes = Vec::new();
+        let mut scoped = Vec::new();
         let mut capacity = 0u64;
         for (source, Source { address, scope, ports }) in sources {
-            let first_span = spans.len() as u32;
+            let (first_span, first_slot) = (spans.len() as u32, capacity as u32);
             for range in ports {
                 spans.push(Span { first_slot: capacity as u32, source, first_port: range.first() });
                 capacity += u64::from(range.count());
@@ -59,6 +68,9 @@ impl Layout {
                         ),
                     });
                 }
+            }
+            if *scope != 0 {
+                scoped.push(Scoped { slots: first_slot..capacity as u32, scope: *scope });
             }
             homes.push(Home {
                 address: *address,
@@ -86,12 +98,18 @@ impl Layout {
             steps.push(span as u32);
         }
         steps.push(spans.len().saturating_sub(1) as u32);
-        Ok(Self { spans, steps, homes, capacity })
+        Ok(Self { spans, steps, homes, scoped, capacity })
     }
 
     /// All slots, 0 to this exclusive.
     pub(super) fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// The slots of sources that are on one interface alone.
+    #[inline]
+    pub(super) fn scoped(&self) -> &[Scoped] {
+        &self.scoped
     }
 
     /// What `slot` stands for.

@@ -22,7 +22,7 @@ mod verdict;
 
 pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
-pub(crate) use tuple::{canonical, scope_of, socket_address, unspecified};
+pub(crate) use tuple::{canonical, is_link_local, scope_of, socket_address, unspecified};
 
 use crate::error::{Error, Exhausted};
 use field::Won;

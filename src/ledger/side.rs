@@ -4,12 +4,14 @@
 //! A destination starts as one slot in its table entry, becomes a small set with the second
 //! and a [`Field`] when a sixteenth of the capacity is in use or somebody pins it.
 
+pub(super) mod barred;
 mod census;
 mod exclusion;
 mod fields;
 mod names;
 mod places;
 
+use self::barred::Barred;
 use super::exclusions::Exclusions;
 use super::field::{Field, Full, Won};
 use super::key::Key;
@@ -163,13 +165,6 @@ impl<K: Key, const N: usize> Side<K, N> {
         &self.shards[shard_of(hash)]
     }
 
-    /// The slot that would connect `to` to itself.
-    fn own_slot(&self, to: &Destination) -> Option<u32> {
-        let address = to.address();
-        let scope = super::tuple::scope_of(address);
-        self.layout.slot(address.ip(), scope, address.port()).map(|slot| slot.0)
-    }
-
     // ---- acquire ------------------------------------------------------------------------
 
     pub(super) fn acquire(
@@ -189,7 +184,7 @@ impl<K: Key, const N: usize> Side<K, N> {
                 Err(full) => full,
             };
             if !self.end_foreign(clock) {
-                return Err(exhausted(to, full, clock));
+                return Err(self.exhausted(to, full, clock));
             }
         }
     }
@@ -213,13 +208,13 @@ impl<K: Key, const N: usize> Side<K, N> {
                 let field = inner.fields[index as usize].field;
                 return self.acquire_from_field(field, window, clock, random);
             }
-            let own = self.own_slot(to);
+            let barred = self.barred(to);
             let all = window.clone().unwrap_or(0..self.capacity());
-            if let Some(slot) = self.pick_small(&inner, value, &all, own, random) {
-                return Ok(self.lease_small(&mut inner, key, hash, at, slot, own));
+            if let Some(slot) = self.pick_small(&inner, value, &all, barred, random) {
+                return Ok(self.lease_small(&mut inner, key, hash, at, slot, barred));
             }
             if batch == usize::MAX || woken < batch {
-                return Err(self.small_census(&inner, hash, value, &all, own).1);
+                return Err(self.small_census(&inner, hash, value, &all, barred).1);
             }
             batch = usize::MAX;
         }
@@ -234,7 +229,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         hash: u64,
         at: Option<At>,
         slot: u32,
-        own: Option<u32>,
+        barred: Barred<'_>,
     ) -> Claim {
         inner.generation += 1;
         let won = Won { slot, stamp: Stamp::idle(inner.generation).with(State::Leased) };
@@ -255,7 +250,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let small = &mut inner.smalls[index];
         small.put(won);
         if small.len() > self.small_max {
-            return Claim::new(won, Some(self.make_field(inner, key, hash, own)));
+            return Claim::new(won, Some(self.make_field(inner, key, hash, barred)));
         }
         Claim::new(won, None)
     }
@@ -293,10 +288,28 @@ impl<K: Key, const N: usize> Side<K, N> {
             let window = self.window(from);
             match self.acquire_from_field(field, window, clock, random) {
                 Ok(claim) => return Ok(claim),
-                Err(full) if !self.end_foreign(clock) => return Err(exhausted(to, full, clock)),
+                Err(full) if !self.end_foreign(clock) => {
+                    return Err(self.exhausted(to, full, clock));
+                }
                 Err(_) => {}
             }
         }
+    }
+
+    /// Why there is no free slot: all are in use, or none could ever serve the destination.
+    #[cold]
+    fn exhausted(&self, to: &Destination, full: Full, clock: &impl Clock) -> Error {
+        let Full { leased, resting, excluded, next_due_ms } = full;
+        if self.barred(to).within(0..self.capacity()).count() == self.capacity() as usize {
+            return Error::NoSource { destination: *to };
+        }
+        Error::Exhausted(Exhausted {
+            destination: *to,
+            leased: leased.into(),
+            resting: resting.into(),
+            excluded: excluded.into(),
+            next_free_ms: next_due_ms.map(|due_ms| due_ms.saturating_sub(clock.now_ms())),
+        })
     }
 
     fn window(&self, from: From) -> Option<Range<u32>> {
@@ -313,7 +326,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         slot: u32,
         clock: &impl Clock,
     ) -> Option<Claim> {
-        let own = self.own_slot(to);
+        let barred = self.barred(to);
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
         let mut inner = self.shard(hash).inner.lock();
@@ -326,21 +339,21 @@ impl<K: Key, const N: usize> Side<K, N> {
             let won = field.get().acquire_exactly(slot)?;
             return Some(Claim::new(won, Some(field)));
         }
-        if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, own, slot) {
+        if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, barred, slot) {
             return None;
         }
-        Some(self.lease_small(&mut inner, key, hash, at, slot, own))
+        Some(self.lease_small(&mut inner, key, hash, at, slot, barred))
     }
 
-    /// Whether a small destination neither holds `slot` nor is it.
+    /// Whether a small destination neither holds `slot` nor is barred from it.
     fn is_usable(
         &self,
         inner: &Inner<K, N>,
         value: Option<Value>,
-        own: Option<u32>,
+        barred: Barred<'_>,
         slot: u32,
     ) -> bool {
-        own != Some(slot)
+        !barred.has(slot)
             && match value {
                 None => true,
                 Some(Value::One(won)) => won.slot != slot,
@@ -356,10 +369,10 @@ impl<K: Key, const N: usize> Side<K, N> {
         inner: &Inner<K, N>,
         value: Option<Value>,
         window: &Range<u32>,
-        own: Option<u32>,
+        barred: Barred<'_>,
         random: &mut impl Random,
     ) -> Option<u32> {
-        let usable = |slot| self.is_usable(inner, value, own, slot);
+        let usable = |slot| self.is_usable(inner, value, barred, slot);
         let width = window.end - window.start;
         let mut pick = window.start;
         for _ in 0..PICKS {
@@ -456,15 +469,4 @@ impl<K: Key, const N: usize> Drop for Side<K, N> {
 
 fn shard_of(hash: u64) -> usize {
     (hash >> 32) as usize & ((1 << SHARDS_LOG2) - 1)
-}
-
-fn exhausted(to: &Destination, full: Full, clock: &impl Clock) -> Error {
-    let Full { leased, resting, excluded, next_due_ms } = full;
-    Error::Exhausted(Exhausted {
-        destination: *to,
-        leased: leased.into(),
-        resting: resting.into(),
-        excluded: excluded.into(),
-        next_free_ms: next_due_ms.map(|due_ms| due_ms.saturating_sub(clock.now_ms())),
-    })
 }

@@ -18,7 +18,8 @@ use std::net::IpAddr;
 pub struct Source {
     /// The address, in canonical form (never IPv4-mapped).
     pub address: IpAddr,
-    /// The scope id of a link-local IPv6 address, else 0.
+    /// The interface of a link-local IPv6 address, else 0. Such a source serves the link-local
+    /// destinations on its interface, and no others (RFC 4007 section 9).
     pub scope: u32,
     /// Sorted ranges that neither overlap nor touch. Empty: the pool's own range.
     pub ports: Vec<PortRange>,

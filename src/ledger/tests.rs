@@ -77,7 +77,7 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        12 => (0usize..5, prop::option::weighted(0.2, 0u32..3))
+        12 => (0..DESTINATIONS, prop::option::weighted(0.2, 0u32..3))
             .prop_map(|(to, from)| Action::Acquire { to, from }),
         6 => (any::<usize>(), prop_oneof![Just(0u64), 1u64..50, Just(20)])
             .prop_map(|(nth, rest_ms)| Action::Release { nth, rest_ms }),
@@ -88,7 +88,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0u32..60, 0u32..40, any::<bool>())
             .prop_map(|(slot, count, listener)| Action::Include { slot, count, listener }),
         1 => (0u32..80, 0u64..60).prop_map(|(slot, ms)| Action::ExcludeUntil { slot, ms }),
-        1 => (0usize..5).prop_map(|to| Action::Pin { to }),
+        1 => (0..DESTINATIONS).prop_map(|to| Action::Pin { to }),
         1 => Just(Action::Unpin),
         1 => Just(Action::Tidy),
     ]
@@ -115,19 +115,21 @@ impl Model {
         self.foreign.retain(|_, until_ms| *until_ms > now_ms);
     }
 
-    fn is_excluded(&self, slot: u32, own: Option<u32>) -> bool {
+    /// Without the slots that are barred from one destination.
+    fn is_excluded(&self, slot: u32) -> bool {
         let given = |listener| self.excluded.contains(&(listener, slot));
-        given(false) || given(true) || self.foreign.contains_key(&slot) || own == Some(slot)
+        given(false) || given(true) || self.foreign.contains_key(&slot)
     }
 
-    fn census(&self, to: usize, window: Range<u32>, own: Option<u32>) -> Census {
+    /// Exclusions are given for the first family alone.
+    fn census(&self, family: Family, to: usize, window: Range<u32>, barred: &[u32]) -> Census {
         let mut census = Census { capacity: window.len() as u64, ..Census::default() };
         for slot in window {
             if self.leased.contains(&(to, slot)) {
                 census.leased += 1;
             } else if self.resting.contains_key(&(to, slot)) {
                 census.resting += 1;
-            } else if self.is_excluded(slot, own) {
+            } else if family == Family::V4 && self.is_excluded(slot) || barred.contains(&slot) {
                 census.excluded += 1;
             } else {
                 census.free += 1;
@@ -137,14 +139,19 @@ impl Model {
     }
 }
 
+const DESTINATIONS: usize = 7;
+
 /// Destinations of the first family take up to 66 slots on three sources; the second is one of
-/// our own (source, port)s, the last is of the other family with 3 slots.
+/// our own (source, port)s. The last three are of the other family, which has 3 slots on a global
+/// source and 4 on each of two interfaces; the last of them is one of our own again.
 fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
     let sources = [
         source("10.0.0.1", 65_506, 65_535),
         source("10.0.0.2", 1_024, 1_058),
         source("10.0.0.3", 7, 7),
         source("2001:db8::1", 9, 11),
+        Source { scope: 5, ..source("fe80::1", 9, 12) },
+        Source { scope: 6, ..source("fe80::1", 9, 12) },
     ];
     let names = if seed % 2 == 0 { Names::Kept } else { Names::None };
     let ledger = Ledger::new(&sources, names, [1, 2]).unwrap();
@@ -154,12 +161,11 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
         Destination::new(Protocol::Udp, "192.0.2.1:443".parse().unwrap()),
         tcp("[::ffff:192.0.2.9]:80"),
         tcp("[2001:db8::2]:443"),
+        tcp("[fe80::2%5]:443"),
+        tcp("[fe80::1%6]:10"),
     ];
-    let own_slots = destinations.map(|to| {
-        let address = to.address();
-        ledger.slot(address.ip(), 0, address.port()).map(|slot| slot.0)
-    });
-    assert_eq!(own_slots, [None, Some(36), None, None, None]);
+    let barred: [&[u32]; DESTINATIONS] =
+        [&[], &[36], &[], &[], &[3, 4, 5, 6, 7, 8, 9, 10], &[7, 8, 9, 10], &[3, 4, 5, 6, 8]];
     let clock = TestClock::default();
     let random = &mut TestRandom(seed, 0);
     let mut model = Model::default();
@@ -179,19 +185,7 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
                     None => 0..ledger.capacity(family),
                 };
                 let from = from.map_or(From::AnySource, From::Source);
-                let own = own_slots[to];
-                // Exclusions are given for the first family alone.
-                let census = match family {
-                    Family::V4 => model.census(to, window.clone(), own),
-                    Family::V6 => {
-                        let none = Model {
-                            leased: model.leased.clone(),
-                            resting: model.resting.clone(),
-                            ..Model::default()
-                        };
-                        none.census(to, window.clone(), own)
-                    }
-                };
+                let census = model.census(family, to, window.clone(), barred[to]);
                 let pin = pins.iter().find(|(pinned, _)| *pinned == to);
                 let won = match pin {
                     Some((_, pin)) => ledger.acquire_pinned(pin, from, &clock, random),
@@ -202,8 +196,9 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
                         assert!(census.free > 0, "won where nothing is free");
                         assert!(window.contains(&claim.slot().0));
                         assert!(!model.resting.contains_key(&(to, claim.slot().0)), "rests");
+                        assert!(!barred[to].contains(&claim.slot().0), "barred");
                         if family == Family::V4 {
-                            assert!(!model.is_excluded(claim.slot().0, own), "excluded");
+                            assert!(!model.is_excluded(claim.slot().0), "excluded");
                         }
                         assert!(model.leased.insert((to, claim.slot().0)), "twice");
                         held.push((to, claim));
@@ -291,19 +286,13 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
         model.settle();
         let thorough = step % 32 == 0;
         for (to, destination) in destinations.iter().enumerate() {
-            if !thorough && to != step % 5 {
+            if !thorough && to != step % DESTINATIONS {
                 continue;
             }
             let census = ledger.census_of(destination, &clock);
-            let expected = if to < 4 {
-                model.census(to, 0..66, own_slots[to])
-            } else {
-                let excluded = std::mem::take(&mut model.excluded);
-                let foreign = std::mem::take(&mut model.foreign);
-                let expected = model.census(to, 0..3, None);
-                (model.excluded, model.foreign) = (excluded, foreign);
-                expected
-            };
+            let family = destination.family();
+            let all = 0..ledger.capacity(family);
+            let expected = model.census(family, to, all, barred[to]);
             assert_eq!(census, expected, "{destination} after {action:?}");
         }
         if !thorough {

@@ -1,5 +1,6 @@
 //! The counts of one destination and of all.
 
+use super::barred::Barred;
 use super::{Inner, Side};
 use crate::ledger::field::{Full, Won};
 use crate::ledger::key::Key;
@@ -46,7 +47,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             return field.census();
         }
         let hash = K::of(to).hash(&self.hasher);
-        self.small_census(inner, hash, value, &(0..self.capacity()), self.own_slot(to))
+        self.small_census(inner, hash, value, &(0..self.capacity()), self.barred(to))
     }
 
     /// The counts of a small destination within `window`.
@@ -56,7 +57,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         hash: u64,
         value: Option<Value>,
         window: &Range<u32>,
-        own: Option<u32>,
+        barred: Barred<'_>,
     ) -> (u32, Full) {
         let mut counts = Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None };
         counts.excluded = if window.len() as u32 == self.capacity() {
@@ -64,8 +65,8 @@ impl<K: Key, const N: usize> Side<K, N> {
         } else {
             window.clone().filter(|&slot| self.exclusions.blocks(slot)).count() as u32
         };
-        let own = own.filter(|slot| window.contains(slot) && !self.exclusions.blocks(*slot));
-        counts.excluded += u32::from(own.is_some());
+        let newly = barred.within(window.clone()).filter(|slot| !self.exclusions.blocks(*slot));
+        counts.excluded += newly.count() as u32;
         let mut take = |won: Won| {
             if !window.contains(&won.slot) {
                 return;
@@ -81,7 +82,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
         if counts.resting > 0 {
             let (_, next_due_ms) = inner.rest.count_where(|(hash_low, slot)| {
-                hash_low == hash as u32 && !self.is_usable(inner, value, None, slot)
+                hash_low == hash as u32 && !self.is_usable(inner, value, Barred::default(), slot)
             });
             counts.next_due_ms = next_due_ms;
         }

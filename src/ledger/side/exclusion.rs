@@ -34,8 +34,8 @@ impl<K: Key, const N: usize> Side<K, N> {
             return;
         }
         self.each_field(|key, field| {
-            let own = self.own_slot(&key.destination());
-            slots.iter().filter(|&&slot| own != Some(slot)).for_each(|&slot| field.include(slot));
+            let barred = self.barred(&key.destination());
+            slots.iter().filter(|&&slot| !barred.has(slot)).for_each(|&slot| field.include(slot));
         });
     }
 

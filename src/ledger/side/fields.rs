@@ -1,5 +1,6 @@
 //! How destinations become busy and idle again, and how what rests comes back.
 
+use super::barred::Barred;
 use super::{Busy, FieldRef, Inner, Locked, SHARDS_LOG2, Side, WAKE_BATCH};
 use crate::ledger::field::{Field, Won};
 use crate::ledger::key::Key;
@@ -52,7 +53,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         inner: &mut Locked<'_, K, N>,
         key: K,
         hash: u64,
-        own: Option<u32>,
+        barred: Barred<'_>,
     ) -> FieldRef {
         let found = inner.table.find(hash, &key);
         let mut held = Vec::new();
@@ -67,7 +68,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
         let field = self.spare_field();
         let base = inner.generation;
-        field.get().furnish(self.names, own, held.iter().copied(), base);
+        field.get().furnish(self.names, barred, held.iter().copied(), base);
         let mut resting: Vec<u32> =
             held.iter().filter(|won| won.stamp.is_resting()).map(|won| won.slot).collect();
         if !resting.is_empty() {
@@ -104,7 +105,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
         let mut inner = self.shard(hash).inner.lock();
-        let field = self.make_field(&mut inner, key, hash, self.own_slot(to));
+        let field = self.make_field(&mut inner, key, hash, self.barred(to));
         field.get().pin();
         field
     }
