@@ -2,7 +2,8 @@
 
 use super::{BindMode, ClosedFirst, Tcp};
 
-/// `TCP_TIMEWAIT_LEN`, include/net/tcp.h: a constant of the kernel.
+/// `TCP_TIMEWAIT_LEN`, include/net/tcp.h: a constant of the kernel. What it ends by comes later:
+/// [`TimeWaitSettings::timer_late_ms`].
 pub(crate) const TIME_WAIT_MS: u64 = 60_000;
 
 /// TIME_WAIT begins when the peer's FIN has come, a little after our `close`; and the kernel wants
@@ -40,6 +41,8 @@ pub(crate) struct TimeWaitSettings {
     pub(crate) tw_reuse: TwReuse,
     /// `net.ipv4.tcp_tw_reuse_delay`, Linux 6.14; one second before.
     pub(crate) tw_reuse_delay_ms: u32,
+    /// How much later than [`TIME_WAIT_MS`] the kernel's own timer may end it.
+    pub(crate) timer_late_ms: u32,
     /// What this host does: `net.ipv4.tcp_timestamps`.
     pub(crate) timestamps: bool,
 }
@@ -48,6 +51,8 @@ impl TimeWaitSettings {
     const ALWAYS: u64 = 1;
     const LOOPBACK: u64 = 2;
     const TIMESTAMPS: u64 = 4;
+    const LATE_SHIFT: u32 = 8;
+    const LATE_MAX: u32 = (1 << 24) - 1;
 
     /// As one word, to be read and replaced at once.
     pub(super) fn to_bits(self) -> u64 {
@@ -57,7 +62,8 @@ impl TimeWaitSettings {
             TwReuse::Loopback => Self::LOOPBACK,
         };
         let timestamps = if self.timestamps { Self::TIMESTAMPS } else { 0 };
-        u64::from(self.tw_reuse_delay_ms) << 32 | tw_reuse | timestamps
+        let late = u64::from(self.timer_late_ms.min(Self::LATE_MAX)) << Self::LATE_SHIFT;
+        u64::from(self.tw_reuse_delay_ms) << 32 | late | tw_reuse | timestamps
     }
 
     pub(super) fn from_bits(bits: u64) -> Self {
@@ -68,6 +74,7 @@ impl TimeWaitSettings {
                 _ => TwReuse::Loopback,
             },
             tw_reuse_delay_ms: (bits >> 32) as u32,
+            timer_late_ms: (bits >> Self::LATE_SHIFT) as u32 & Self::LATE_MAX,
             timestamps: bits & Self::TIMESTAMPS != 0,
         }
     }
@@ -81,6 +88,9 @@ impl TimeWaitSettings {
 /// | by the peer, or reset by either | | 0 | 0 |
 /// | by us | on | 0 | `tcp_tw_reuse_delay` if `tcp_tw_reuse` allows it, else 60 s |
 /// | by us | off | 60 s | 60 s |
+///
+/// To both comes what is late: a moment until the peer's FIN is there, and after the 60 s the
+/// kernel's timer, by up to two seconds on a host with 250 ticks a second.
 ///
 /// After `tcp_twsk_unique` in net/ipv4/tcp_ipv4.c and RFC 6191. Where the peer has not closed yet,
 /// the kernel may hold the four-tuple for longer than this says (FIN_WAIT1 until the peer has
@@ -100,7 +110,7 @@ pub(crate) fn rest_ms(released: Released, min_ms: u64) -> u64 {
             u64::from(settings.tw_reuse_delay_ms) + AFTER_THE_DELAY_MS
         }
         (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit | BindMode::Late) => {
-            TIME_WAIT_MS
+            TIME_WAIT_MS + u64::from(settings.timer_late_ms) + AFTER_THE_DELAY_MS
         }
     };
     kernel_ms.max(min_ms)
@@ -115,7 +125,9 @@ mod tests {
         for tw_reuse in [TwReuse::Never, TwReuse::Always, TwReuse::Loopback] {
             for timestamps in [true, false] {
                 for tw_reuse_delay_ms in [1, 1_000, u32::MAX] {
-                    let settings = TimeWaitSettings { tw_reuse, tw_reuse_delay_ms, timestamps };
+                    let timer_late_ms = 5_130;
+                    let settings =
+                        TimeWaitSettings { tw_reuse, tw_reuse_delay_ms, timer_late_ms, timestamps };
                     assert_eq!(TimeWaitSettings::from_bits(settings.to_bits()), settings);
                 }
             }
@@ -136,17 +148,21 @@ mod tests {
             (Late, Reset, false, Never, Network, 0),
             (Explicit, Us, true, Never, Network, 0),
             (Explicit, Us, true, Always, Loopback, 0),
-            (Explicit, Us, false, Always, Loopback, 60_000),
-            (Explicit, Unknown, false, Never, Network, 60_000),
-            (Late, Us, true, Never, Loopback, 60_000),
+            (Explicit, Us, false, Always, Loopback, 62_005),
+            (Explicit, Unknown, false, Never, Network, 62_005),
+            (Late, Us, true, Never, Loopback, 62_005),
             (Late, Us, true, Always, Network, 1_005),
             (Late, Us, true, ONLY_LOOPBACK, Loopback, 1_005),
-            (Late, Us, true, ONLY_LOOPBACK, Network, 60_000),
-            (Late, Us, false, Always, Loopback, 60_000),
+            (Late, Us, true, ONLY_LOOPBACK, Network, 62_005),
+            (Late, Us, false, Always, Loopback, 62_005),
             (Late, Unknown, true, Always, Network, 1_005),
         ] {
-            let settings =
-                TimeWaitSettings { tw_reuse, tw_reuse_delay_ms: 1_000, timestamps: true };
+            let settings = TimeWaitSettings {
+                tw_reuse,
+                tw_reuse_delay_ms: 1_000,
+                timer_late_ms: 2_000,
+                timestamps: true,
+            };
             let released = Released { mode, tcp: Tcp { closed, timestamps }, path, settings };
             assert_eq!(rest_ms(released, 0), expected, "{released:?}");
             assert_eq!(rest_ms(released, 7_000), expected.max(7_000), "{released:?}");

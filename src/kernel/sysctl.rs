@@ -1,7 +1,8 @@
 //! The host's settings, as `/proc/sys/net/ipv4` has them for this network namespace; they count
 //! for IPv6 as well (ip-sysctl in the kernel's documentation).
 
-use super::rest::{TimeWaitSettings, TwReuse};
+use super::clock::timer_late_ms;
+use super::rest::{TIME_WAIT_MS, TimeWaitSettings, TwReuse};
 use crate::error::Error;
 use crate::ledger::PortRange;
 use std::fs;
@@ -56,6 +57,7 @@ impl Settings {
                 _ => TwReuse::Never,
             },
             tw_reuse_delay_ms: self.tw_reuse_delay_ms.unwrap_or(TW_REUSE_DELAY_MS),
+            timer_late_ms: timer_late_ms(TIME_WAIT_MS),
             timestamps: self.timestamps.is_some_and(|timestamps| timestamps != 0),
         }
     }
