@@ -510,7 +510,10 @@ void portlease_pool_free(portlease_pool *pool);
  * portlease_protocol.
  *
  * PORTLEASE_EXHAUSTED: none is free. PORTLEASE_NO_SOURCE: the pool has no source of this
- * address family. PORTLEASE_BAD_ADDRESS, PORTLEASE_BAD_CONFIG: dst is no destination.
+ * address family or, link-local, on its interface. PORTLEASE_BAD_ADDRESS,
+ * PORTLEASE_BAD_CONFIG: dst is no destination. PORTLEASE_OS: the kernel has just
+ * refused to bind whatever the pool has, with EACCES for privileged ports, EADDRNOTAVAIL for an
+ * address that is gone.
  */
 portlease_status portlease_pool_acquire(const portlease_pool *pool,
                                         int32_t protocol,

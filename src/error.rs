@@ -126,7 +126,18 @@ impl fmt::Display for Error {
                 if let Some(destination) = destination {
                     write!(f, " to {destination}")?;
                 }
-                write!(f, ": {error}")
+                write!(f, ": {error}")?;
+                match (*call, error.kind()) {
+                    ("bind", io::ErrorKind::PermissionDenied) => f.write_str(
+                        ": a port below net.ipv4.ip_unprivileged_port_start needs \
+                         CAP_NET_BIND_SERVICE, or lower that setting; a security module may \
+                         forbid any other",
+                    ),
+                    ("bind", io::ErrorKind::AddrNotAvailable) => f.write_str(
+                        ": this host does not have the address any more: add it to an interface",
+                    ),
+                    _ => Ok(()),
+                }
             }
             Self::Unsupported { capability, since } => {
                 write!(f, "this kernel has no {capability}: it came with Linux {since}")

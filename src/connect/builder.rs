@@ -8,6 +8,7 @@ use super::watch::Watch;
 use crate::error::Error;
 use crate::kernel::{self, Host, ModeChoice, Monotonic, SourceOptions};
 use crate::ledger::{Ledger, Names, PortRange, Source, Sources, socket_address};
+use crate::sync::Mutex;
 use crate::territory::{Plan, Slice};
 use std::io;
 use std::net::IpAddr;
@@ -214,6 +215,7 @@ impl PoolBuilder {
                 .try_into()
                 .unwrap_or(u64::MAX),
             watch: Watch::default(),
+            unusable: Mutex::new(None),
         });
         match pool.refresh() {
             // `Pool::refresh` tells whoever asks; a port that somebody listens on costs a try.
@@ -226,7 +228,7 @@ impl PoolBuilder {
     fn all_sources(&self, host: &Host) -> Result<Vec<Source>, Error> {
         let mut all = Vec::new();
         for text in &self.texts {
-            all.extend(text.parse::<Sources>()?);
+            all.extend(Sources::parse_with_interfaces(text, kernel::interface_index)?);
         }
         all.extend(self.sources.iter().cloned());
         let mut all: Vec<_> = all.into_iter().collect::<Sources>().into_iter().collect();

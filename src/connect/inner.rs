@@ -8,8 +8,9 @@ use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Host, Monotoni
 use crate::kernel::{SourceOptions, Tcp, Verdict};
 use crate::ledger::{
     Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
-    Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of,
+    Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of, socket_address,
 };
+use crate::sync::Mutex;
 use crate::territory::Growth;
 use socket2::{SockRef, Socket};
 use std::io;
@@ -41,6 +42,16 @@ pub(super) struct Inner {
     pub(super) rest_min_ms: u64,
     pub(super) watch: Watch,
     pub(super) grounds: Grounds,
+    /// The last source that could not be used for want of a right or of its address.
+    pub(super) unusable: Mutex<Option<Unusable>>,
+}
+
+/// A source that rests for a reason that no waiting ends.
+pub(super) struct Unusable {
+    call: Call,
+    source_address: SocketAddr,
+    os_error: i32,
+    until_ms: u64,
 }
 
 impl Inner {
@@ -144,8 +155,25 @@ impl Inner {
         if imported || exhausted.excluded > 0 && listeners() {
             self.seed.with(acquire)
         } else {
-            Err(exhausted.into())
+            Err(self.why_unusable(&exhausted).unwrap_or_else(|| exhausted.into()))
         }
+    }
+
+    /// The kernel's own words where it lets nothing of the pool be used: to wait for a port, as
+    /// who is exhausted does, would not help.
+    fn why_unusable(&self, exhausted: &Exhausted) -> Option<Error> {
+        let unusable = self.unusable.lock();
+        let Unusable { call, source_address, os_error, until_ms } = unusable.as_ref()?;
+        let is_all = exhausted.leased == 0 && exhausted.resting == 0;
+        (is_all && self.clock.now_ms() < *until_ms).then(|| Error::Os {
+            call: match call {
+                Call::Bind => "bind",
+                Call::Connect => "connect",
+            },
+            source_address: Some(*source_address),
+            destination: Some(exhausted.destination.address()),
+            error: io::Error::from_raw_os_error(*os_error),
+        })
     }
 
     /// The source with `address`, as far as it can dial `to`: a link-local address is the one of
@@ -328,6 +356,10 @@ impl Inner {
             Some(errno) => kernel::verdict(call, errno, mode),
             None => Verdict::GiveUp,
         };
+        let verdict = match verdict {
+            Verdict::GiveUp if self.is_absent(&at, error) => Verdict::RestAddress,
+            verdict => verdict,
+        };
         if matches!(verdict, Verdict::RestTuple | Verdict::RestPort) {
             // The port may have become one of the kernel's own, or ceased to be one.
             self.host.look_again(self.clock.now_ms());
@@ -335,7 +367,10 @@ impl Inner {
         let then = match verdict {
             Verdict::TryAnother | Verdict::RestTuple => self.rest(FOREIGN_REST_MS),
             Verdict::RestPort => {
-                self.leave_alone(to.family(), slot);
+                let until_ms = self.leave_alone(to.family(), slot);
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    self.note_unusable(call, &at, error, until_ms);
+                }
                 // A listener keeps its port for longer; where the kernel does not tell of it,
                 // the port is met again in a second.
                 let _ = self.watch.refresh_listeners_if_old(self);
@@ -345,6 +380,7 @@ impl Inner {
                 let until_ms = self.clock.now_ms() + ADDRESS_REST_MS;
                 let slots = self.ledger.slots_of(at.source);
                 self.ledger.exclude_until(to.family(), slots, until_ms);
+                self.note_unusable(call, &at, error, until_ms);
                 Then::Free
             }
             Verdict::GiveUp => self.then_at_least(),
@@ -352,10 +388,32 @@ impl Inner {
         (verdict, then)
     }
 
-    /// Withholds a port that a socket of somebody else holds, for a while.
-    pub(super) fn leave_alone(&self, family: Family, slot: Slot) {
+    fn note_unusable(&self, call: Call, at: &SourcePort, error: &io::Error, until_ms: u64) {
+        let source_address = at.socket_address();
+        *self.unusable.lock() = error.raw_os_error().map(|os_error| Unusable {
+            call,
+            source_address,
+            os_error,
+            until_ms,
+        });
+    }
+
+    /// Whether a source that may be absent is: then the kernel has no way from it to anywhere, and
+    /// says of the destination that it cannot be reached.
+    fn is_absent(&self, at: &SourcePort, error: &io::Error) -> bool {
+        let options = self.options_of(at);
+        let may_be = options.freebind && !options.transparent;
+        let here = SourceOptions { freebind: false, ..options.clone() };
+        may_be
+            && error.kind() == io::ErrorKind::NetworkUnreachable
+            && kernel::check_bindable(socket_address(at.address, 0, at.scope), &here).is_err()
+    }
+
+    /// Withholds a port that a socket of somebody else holds, for a while; until when.
+    pub(super) fn leave_alone(&self, family: Family, slot: Slot) -> u64 {
         let until_ms = self.clock.now_ms() + FOREIGN_REST_MS;
         self.ledger.exclude_until(family, slot.0..slot.0 + 1, until_ms);
+        until_ms
     }
 
     // ---- what there is --------------------------------------------------------------------

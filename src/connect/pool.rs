@@ -61,8 +61,10 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Exhausted`] where none is free, [`Error::NoSource`] where the pool has no source
-    /// of the destination's family, [`Error::Forked`] in a child of the process that built the
-    /// pool, [`Error::Config`] for a destination that names no host or no port.
+    /// of the destination's family or, link-local, on its interface, [`Error::Forked`] in a child
+    /// of the process that built the pool, [`Error::Config`] for a destination that names no host
+    /// or no port, and [`Error::Os`] where the kernel has just refused to bind whatever the pool
+    /// has: `EACCES` for privileged ports, `EADDRNOTAVAIL` for an address that is gone.
     #[inline]
     pub fn acquire(&self, protocol: Protocol, destination: SocketAddr) -> Result<Lease<'_>, Error> {
         self.acquire_by(checked(protocol, destination)?, From::AnySource)

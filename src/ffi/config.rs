@@ -6,7 +6,7 @@ use super::types::{ip, mode, unknown};
 use super::{object, place};
 use crate::connect::{self, PoolBuilder, PrivilegedPorts};
 use crate::error::Error;
-use crate::kernel::{ModeChoice, SourceOptions};
+use crate::kernel::{self, ModeChoice, SourceOptions};
 use crate::ledger::{PortRange, Sources};
 use crate::territory::Slice;
 use std::ffi::{CStr, OsStr, c_char};
@@ -83,8 +83,9 @@ pub unsafe extern "C" fn portlease_config_add_sources(
     // SAFETY: the conventions.
     unsafe {
         set(config, error, |config| {
-            let sources: Sources = text("sources", sources)?.parse().map_err(Error::from)?;
-            config.sources.push(sources);
+            let text = text("sources", sources)?;
+            let sources = Sources::parse_with_interfaces(text, kernel::interface_index);
+            config.sources.push(sources.map_err(Error::from)?);
             Ok(())
         })
     }

@@ -52,7 +52,10 @@ pub unsafe extern "C" fn portlease_pool_free(pool: *mut Pool) {
 /// portlease_protocol.
 ///
 /// PORTLEASE_EXHAUSTED: none is free. PORTLEASE_NO_SOURCE: the pool has no source of this
-/// address family. PORTLEASE_BAD_ADDRESS, PORTLEASE_BAD_CONFIG: dst is no destination.
+/// address family or, link-local, on its interface. PORTLEASE_BAD_ADDRESS,
+/// PORTLEASE_BAD_CONFIG: dst is no destination. PORTLEASE_OS: the kernel has just
+/// refused to bind whatever the pool has, with EACCES for privileged ports, EADDRNOTAVAIL for an
+/// address that is gone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn portlease_pool_acquire(
     pool: *const Pool,

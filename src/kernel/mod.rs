@@ -30,6 +30,7 @@ pub(crate) use fork::Watch;
 pub(crate) use host::Host;
 pub use mode::{BindMode, ModeChoice};
 pub use options::SourceOptions;
+pub(crate) use options::interface_index;
 pub(crate) use random::random_seed;
 pub(crate) use rest::TIME_WAIT_MS;
 pub(crate) use udp::{bind_alone, connected_udp};

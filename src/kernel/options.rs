@@ -1,6 +1,7 @@
 //! One function for each socket option that `socket2` lacks or that differs by family.
 
 use socket2::Socket;
+use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
@@ -86,6 +87,13 @@ impl SourceOptions {
         }
         Ok(())
     }
+}
+
+/// `if_nametoindex(3)`: the index of an interface; `None` where there is none of that name.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a string that ends with a zero byte, and is only read.
+    Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|index| *index != 0)
 }
 
 /// `IP_FREEBIND`, ip(7), 2.4; `IPV6_FREEBIND`, 4.15.

@@ -41,7 +41,7 @@ pub struct Source {
 /// | `10.0.0.2:5000-5999` | the same with ports; without, an address has the pool's range |
 /// | `10.0.0.2:5000-5999+7000` | several ranges of ports, joined by `+` |
 /// | `[2001:db8::7]:5000`, `[2001:db8::/124]:5000` | IPv6 with ports is bracketed whole |
-/// | `fe80::1%3`, `fe80::%3/126` | link-local IPv6 names its interface (RFC 4007 section 11) |
+/// | `fe80::1%3`, `fe80::%eth0/126` | link-local IPv6 names its interface (RFC 4007 section 11) |
 ///
 /// Without brackets `2001:db8::7:5000` is an address that ends in `5000`. An IPv4-mapped IPv6
 /// address is the IPv4 address. All addresses of a prefix means those that a subnet uses for

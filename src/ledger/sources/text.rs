@@ -16,7 +16,8 @@ const PAIRS_MAX: u64 = 1 << 31;
 impl FromStr for Sources {
     type Err = SourcesError;
 
-    /// Understands [the text form](Sources#as-text); interfaces by index only.
+    /// Understands [the text form](Sources#as-text); interfaces by index only, where
+    /// [`PoolBuilder::sources`](crate::PoolBuilder::sources) takes their names too.
     fn from_str(text: &str) -> Result<Self, SourcesError> {
         Self::parse_with_interfaces(text, |_| None)
     }
