@@ -62,6 +62,14 @@ fn the_cpp_face_leaves_no_function_out() {
 }
 
 #[test]
+fn the_cmake_package_has_the_version_of_the_library() {
+    let file = root().join("bindings/c/cmake/portlease-config-version.cmake");
+    let text = fs::read_to_string(file).expect("a file of the tree");
+    let version = concat!("set(PACKAGE_VERSION \"", env!("CARGO_PKG_VERSION"), "\")\n");
+    assert!(text.starts_with(version), "not {version:?} but {text}");
+}
+
+#[test]
 fn every_item_of_the_header_has_its_comment() {
     let header = header();
     let mut before = "";
