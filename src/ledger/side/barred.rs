@@ -96,7 +96,8 @@ mod tests {
     fn a_source_on_an_interface_serves_that_interface_alone() {
         let two = [source("fe80::1", 5), source("fe80::1", 6)];
         let three = [&two[..], &[source("2001:db8::1", 0)]].concat();
-        let table: [(&[Source], &str, Option<&[u32]>); 7] = [
+        type Case<'a> = (&'a [Source], &'a str, Option<&'a [u32]>);
+        let table: [Case<'_>; 7] = [
             (&two, "[fe80::2%5]:80", Some(&[5, 5])),
             (&two, "[fe80::2%6]:80", Some(&[6, 6])),
             (&two, "[fe80::2%7]:80", None),
