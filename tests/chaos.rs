@@ -1,4 +1,5 @@
-//! Sixteen processes lease from one small territory while one after the other is killed with -9.
+//! Sixteen processes lease from one small territory while one after the other is killed with -9, and
+//! while the file that keeps them apart is replaced again and again.
 //! A witness that knows nothing of ledgers sees each four-tuple open and close: none is ever open
 //! twice. Over UDP the kernel itself would allow it, so there the ledger alone is on trial.
 
@@ -15,7 +16,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-const TEST: &str = "no_four_tuple_is_open_twice_however_processes_die";
+const DYING: &str = "no_four_tuple_is_open_twice_however_processes_die";
+const REPLACED: &str = "no_four_tuple_is_open_twice_however_the_file_is_replaced";
 /// Twelve blocks of 64 ports on each of two sources.
 const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20799";
 const CAPACITY: usize = 2 * 768;
@@ -35,12 +37,21 @@ fn seconds() -> u64 {
 
 #[test]
 fn no_four_tuple_is_open_twice_however_processes_die() {
-    in_namespace(TEST, || match part() {
+    chaos(DYING, kill_and_restart);
+}
+
+#[test]
+fn no_four_tuple_is_open_twice_however_the_file_is_replaced() {
+    chaos(REPLACED, replace_under_them);
+}
+
+fn chaos(test: &str, watch: impl FnOnce()) {
+    in_namespace(test, || match part() {
         Some(part) => {
             let (life, file) = part.split_once(' ').unwrap();
-            churn(life.parse().unwrap(), file);
+            churn(life.parse().unwrap(), file, test == REPLACED);
         }
-        None => kill_and_restart(),
+        None => watch(),
     });
 }
 
@@ -51,8 +62,11 @@ enum Open {
     Udp(LeasedUdpSocket),
 }
 
-fn churn(life: u64, file: &str) {
-    let pool = Pool::builder().sources(SOURCES).shared(file).build().unwrap();
+fn churn(life: u64, file: &str, is_replaced: bool) {
+    let pool = match is_replaced {
+        true => build_as_soon_as_possible(file),
+        false => build(file).unwrap(),
+    };
     say("ready");
     let mut numbers = life.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = move |below: u64| {
@@ -71,12 +85,39 @@ fn churn(life: u64, file: &str) {
             match open_one(&pool, life, random(3) == 0) {
                 Ok(one) => open.push(one),
                 Err(Error::Exhausted(_)) => appetite = open.len() / 2,
+                // What is open stays so until it is killed: nobody else may have it.
+                Err(Error::SharedFile { .. }) if is_replaced => appetite = open.len() / 2,
                 Err(error) => panic!("{error}"),
             }
         } else if !open.is_empty() {
             close_one(open.swap_remove(random(open.len() as u64) as usize), life);
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn build(file: &str) -> Result<Pool, Error> {
+    Pool::builder().sources(SOURCES).shared(file).build()
+}
+
+/// Says when it is refused, which it must be as long as others have a former file.
+fn build_as_soon_as_possible(file: &str) -> Pool {
+    let mut was_refused = false;
+    loop {
+        match build(file) {
+            Ok(pool) => return pool,
+            Err(error @ Error::SharedFile { .. }) => {
+                let text = error.to_string();
+                // Between its own opening of the file and the next look it may be replaced again.
+                let known = ["in use through another shared file", "was replaced", "is gone"];
+                assert!(known.iter().any(|known| text.contains(known)), "{text}");
+                if !std::mem::replace(&mut was_refused, true) {
+                    say("refused");
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -212,42 +253,103 @@ fn is_open(stream: &mut TcpStream) -> bool {
     }
 }
 
+fn bear(test: &str, life: u64, folder: &Folder) -> (u64, Member) {
+    (life, Member::start(test, &format!("{life} {}", folder.file())))
+}
+
 fn kill_and_restart() {
     let folder = Folder::new("chaos");
     let mut witness = Witness::new();
     let mut lives = 0;
     let mut bear = || {
         lives += 1;
-        let mut member = Member::start(TEST, &format!("{lives} {}", folder.file()));
+        let (life, mut member) = bear(DYING, lives, &folder);
         member.wait_for("ready");
-        (lives, member)
+        (life, member)
     };
     let mut living: Vec<_> = (0..PROCESSES).map(|_| bear()).collect();
     let end = Instant::now() + Duration::from_secs(seconds());
     let mut turn = 0;
     while Instant::now() < end {
         witness.look_until(Instant::now() + KILL_EVERY);
-        let (life, member) = &mut living[turn % PROCESSES];
-        assert!(!member.has_ended(), "process {life} has ended by itself");
-        // Noted first: whoever gets a port of the dead may tell at once.
-        witness.dead.insert(*life);
-        member.kill();
+        witness.kill(&mut living[turn % PROCESSES]);
         living[turn % PROCESSES] = bear();
         turn += 1;
     }
-    for (life, member) in &mut living {
-        assert!(!member.has_ended(), "process {life} has ended by itself");
-    }
-    drop(living);
-    witness.look();
+    witness.end(living);
     println!(
         "measured: {} four-tuples opened by {lives} lives of {PROCESSES} processes, {turn} killed",
         witness.opened
     );
-    assert_eq!(witness.opened_twice, Vec::<String>::new());
     assert!(witness.opened > 1_000 && turn > PROCESSES, "the chaos was none");
+    all_are_free(&folder);
+}
 
-    let pool = Pool::builder().sources(SOURCES).shared(folder.file()).build().unwrap();
+/// The file is replaced in one way after the other while old and new processes churn; then the old
+/// ones are killed one by one, and only when the last of them is dead may a new one lease.
+fn replace_under_them() {
+    let folder = Folder::new("replaced");
+    let file = folder.file();
+    let mut witness = Witness::new();
+    let mut lives = 0;
+    let mut bear = || {
+        lives += 1;
+        bear(REPLACED, lives, &folder)
+    };
+    let mut living: Vec<_> = (0..PROCESSES).map(|_| bear()).collect();
+    living.iter_mut().for_each(|(_, member)| drop(member.wait_for("ready")));
+    let end = Instant::now() + Duration::from_secs(seconds());
+    let mut replaced = 0;
+    while Instant::now() < end {
+        witness.look_until(Instant::now() + 4 * KILL_EVERY);
+        if replaced % 2 == 0 {
+            std::fs::write(file.clone() + ".new", "").unwrap();
+            std::fs::rename(file.clone() + ".new", &file).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        replaced += 1;
+        let mut new = Vec::new();
+        for old in &mut living {
+            new.push(bear());
+            witness.look_until(Instant::now() + KILL_EVERY / 4);
+            witness.kill(old);
+        }
+        new.iter_mut().for_each(|(_, member)| drop(member.wait_for("refused")));
+        living = new;
+        living.iter_mut().for_each(|(_, member)| drop(member.wait_for("ready")));
+    }
+    witness.look_until(Instant::now() + KILL_EVERY);
+    witness.end(living);
+    println!(
+        "measured: {} four-tuples opened by {lives} lives while the file was replaced {replaced} \
+         times, every new process refused until the last old one was dead",
+        witness.opened
+    );
+    assert!(witness.opened > 1_000 && replaced > 2, "the chaos was none");
+    all_are_free(&folder);
+}
+
+impl Witness {
+    fn kill(&mut self, (life, member): &mut (u64, Member)) {
+        assert!(!member.has_ended(), "process {life} has ended by itself");
+        // Noted first: whoever gets a port of the dead may tell at once.
+        self.dead.insert(*life);
+        member.kill();
+    }
+
+    fn end(&mut self, mut living: Vec<(u64, Member)>) {
+        for (life, member) in &mut living {
+            assert!(!member.has_ended(), "process {life} has ended by itself");
+        }
+        drop(living);
+        self.look();
+        assert_eq!(self.opened_twice, Vec::<String>::new());
+    }
+}
+
+fn all_are_free(folder: &Folder) {
+    let pool = build(&folder.file()).unwrap();
     let leases: Vec<_> = (0..CAPACITY)
         .map(|_| pool.acquire(Protocol::Udp, to(701)).expect("all blocks are free again"))
         .collect();

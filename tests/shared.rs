@@ -11,13 +11,14 @@ use crew::{Folder, Member, part, say};
 use portlease::{ClosedFirst, Error, Family, Lease, Pool, PoolBuilder, Protocol, Slice};
 use socket2::{Domain, Socket, Type};
 use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Four blocks of 64 ports on each of two sources.
-const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20287";
+const PORTS: &str = "20032-20287";
 const CAPACITY: usize = 512;
 /// Far beyond what anything here takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,12 +27,21 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn builder() -> PoolBuilder {
-    Pool::builder().sources(SOURCES)
+/// Two neighbours that no other test has, for ports are shared through one file only.
+fn sources(file: &str) -> [Ipv4Addr; 2] {
+    let mut hasher = DefaultHasher::new();
+    file.hash(&mut hasher);
+    let first = 127 << 24 | (hasher.finish() as u32 & 0x7f_ffff) << 1 | 1 << 23;
+    [first, first + 1].map(Ipv4Addr::from_bits)
+}
+
+fn builder(file: &str) -> PoolBuilder {
+    let [first, second] = sources(file);
+    Pool::builder().sources(format!("{first}-{second}:{PORTS}"))
 }
 
 fn shared(file: &str) -> Pool {
-    builder().shared(file).build().unwrap()
+    builder(file).shared(file).build().unwrap()
 }
 
 fn all(pool: &Pool, to: SocketAddr) -> Vec<Lease<'_>> {
@@ -82,7 +92,7 @@ fn two_pools_have_all_ports_once() {
 fn an_acquire_from_one_source_grows_there() {
     let folder = Folder::new("from");
     let pool = shared(&folder.file());
-    let source = "127.0.0.3".parse().unwrap();
+    let source = sources(&folder.file())[1].into();
     let from = || pool.acquire_from(source, Protocol::Tcp, at("127.0.0.1:80"));
     let leases: Vec<_> = (0..CAPACITY / 2).map(|_| from().unwrap()).collect();
     assert!(leases.iter().all(|lease| lease.source().ip() == source));
@@ -168,18 +178,19 @@ fn an_unfit_file_is_an_error_of_build() {
     let folder = Folder::new("unfit");
     std::fs::write(folder.file(), "something else").unwrap();
     for path in [folder.file(), "/dev/null".to_owned(), folder.file() + "/below"] {
-        let error = builder().shared(&path).build().unwrap_err();
+        let error = builder(&path).shared(&path).build().unwrap_err();
         assert!(matches!(error, Error::SharedFile { .. }), "{path}: {error}");
     }
 }
 
 #[test]
 fn slices_are_the_whole_cut_up() {
+    const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20287";
     let to = at("127.0.0.1:80");
     let mut seen = HashSet::new();
     for number in 1..=3 {
         let slice = Slice::new(number, 3).unwrap();
-        let pool = builder().slice(slice).build().unwrap();
+        let pool = Pool::builder().sources(SOURCES).slice(slice).build().unwrap();
         assert_eq!(pool.blocks_held().unwrap(), None);
         let leases = all(&pool, to);
         let sources: HashSet<_> = leases.iter().map(|lease| lease.source()).collect();

@@ -13,8 +13,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 
-/// Shared files that one process can have open at a time.
-const OPEN_MAX: usize = 256;
+/// Pools on shared files that one process can have at a time, and the descriptors of each.
+const POOLS_MAX: usize = 256;
+const OPEN_MAX: usize = 2 * POOLS_MAX;
 
 /// The descriptors to be closed in a child, each plus one; zero is an empty place.
 static OPEN: [StaticU32; OPEN_MAX] = [const { StaticU32::new(0) }; OPEN_MAX];
@@ -35,6 +36,11 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
+    /// What is wrong where it is not intact.
+    pub(super) const CLOSED: &str = "its descriptor was closed by somebody else in this process \
+                                     (close_range, a loop over all descriptors?): build the pool \
+                                     after that";
+
     /// Fails where no place is left for it.
     pub(super) fn new(file: File) -> Result<Self, Error> {
         set_handler()?;
@@ -54,7 +60,7 @@ impl Descriptor {
         // SAFETY: `raw` came out of a `File` above and was stored nowhere.
         unsafe { libc::close(raw) };
         Err(Error::Config {
-            problem: format!("{OPEN_MAX} shared files are open in this process: close a pool"),
+            problem: format!("{POOLS_MAX} pools of this process share files: close one of them"),
         })
     }
 

@@ -5,6 +5,8 @@
 
 use super::descriptor::Descriptor;
 use super::ground::BLOCK_PORTS;
+use super::guard::Identity;
+use super::locks::{self, Lock, Mode};
 use crate::Error;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,8 +18,6 @@ use std::path::{Path, PathBuf};
 
 /// Whoever writes the header holds this byte.
 const HEADER_LOCK: Range<u64> = 0..1;
-/// All offsets that a lock can have.
-const ALL: Range<u64> = 0..1 << 63;
 const MAGIC: &str = "portlease territory ";
 const VERSION: u32 = 1;
 
@@ -30,28 +30,12 @@ const REMOTE: [(u32, &str); 5] = [
     (0x00c3_6400, "Ceph"),
 ];
 
-/// What a try to lock has met.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lock {
-    Taken,
-    Busy,
-}
-
-/// How a lock gets along with those of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    Exclusive,
-    Shared,
-}
-
 /// An open shared file. Its locks go when it is dropped, or when its process ends in any way.
 #[derive(Debug)]
 pub(super) struct SharedFile {
     path: PathBuf,
     descriptor: Descriptor,
-    device: u64,
-    inode: u64,
+    identity: Identity,
 }
 
 impl SharedFile {
@@ -76,10 +60,20 @@ impl SharedFile {
         }
         refuse_remote(&path, &file)?;
         settle_header(&path, &file, meta.len())?;
-        let (device, inode) = (meta.dev(), meta.ino());
-        let shared = Self { path, descriptor: Descriptor::new(file)?, device, inode };
+        let identity = (meta.dev(), meta.ino());
+        let shared = Self { path, descriptor: Descriptor::new(file)?, identity };
         shared.check()?;
         Ok(shared)
+    }
+
+    /// The file's absolute path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode, by which no other file is known as long as this one is open.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// [`Error::Forked`] in a child of the process that opened the file.
@@ -90,14 +84,12 @@ impl SharedFile {
     /// Whether the path still names the file that our locks are on, and our descriptor too.
     pub(super) fn check(&self) -> Result<(), Error> {
         if !self.descriptor.is_intact()? {
-            let problem = "its descriptor was closed by somebody else in this process (close_range, \
-                           a loop over all descriptors?): build the pool after that";
-            return Err(unfit(&self.path, problem));
+            return Err(unfit(&self.path, Descriptor::CLOSED));
         }
         let named = std::fs::metadata(&self.path).map_err(|error| {
             failed(&self.path, "is gone or out of reach: restart all pools that use it", error)
         })?;
-        if (named.dev(), named.ino()) != (self.device, self.inode) {
+        if (named.dev(), named.ino()) != self.identity {
             let problem =
                 "was replaced by another file while in use: restart all pools that use it";
             return Err(unfit(&self.path, problem));
@@ -116,40 +108,29 @@ impl SharedFile {
 
     /// Locks all of `bytes`, or none.
     pub(super) fn lock(&self, bytes: Range<u64>, mode: Mode) -> Result<Lock, Error> {
-        let kind = match mode {
-            Mode::Exclusive => libc::F_WRLCK,
-            Mode::Shared => libc::F_RDLCK,
-        };
-        match self.fcntl(libc::F_OFD_SETLK, kind, bytes) {
-            Ok(_) => Ok(Lock::Taken),
-            Err(Error::SharedFile { error: Some(error), .. })
-                if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) =>
-            {
-                Ok(Lock::Busy)
-            }
-            Err(error) => Err(error),
-        }
+        self.told(locks::lock(self.raw()?, bytes, mode))
     }
 
     pub(super) fn unlock(&self, bytes: Range<u64>) -> Result<(), Error> {
-        self.fcntl(libc::F_OFD_SETLK, libc::F_UNLCK, bytes).map(drop)
+        self.told(locks::unlock(self.raw()?, bytes))
     }
 
     /// A lock of somebody else that meets `bytes`, in its full length; not always the first.
     pub(super) fn lock_of_another(&self, bytes: Range<u64>) -> Result<Option<Range<u64>>, Error> {
-        let found = self.fcntl(libc::F_OFD_GETLK, libc::F_WRLCK, bytes)?;
-        if found.l_type == libc::F_UNLCK as libc::c_short {
-            return Ok(None);
-        }
-        let start = found.l_start as u64;
-        // A length of zero reaches to the end of all offsets.
-        let end = if found.l_len == 0 { ALL.end } else { start + found.l_len as u64 };
-        Ok(Some(start..end))
+        self.told(locks::lock_of_another(self.raw()?, bytes))
     }
 
-    fn fcntl(&self, command: i32, kind: i32, bytes: Range<u64>) -> Result<libc::flock, Error> {
-        let raw = self.descriptor.get()?.as_raw_fd();
-        fcntl(raw, command, kind, bytes).map_err(|error| lock_failed(&self.path, error))
+    /// The parts of `bytes` that others have locked.
+    pub(super) fn locks_of_others(&self, bytes: Range<u64>) -> Result<Vec<Range<u64>>, Error> {
+        self.told(locks::locks_of_others(self.raw()?, bytes))
+    }
+
+    fn raw(&self) -> Result<i32, Error> {
+        self.descriptor.get().map(|descriptor| descriptor.as_raw_fd())
+    }
+
+    fn told<T>(&self, answer: io::Result<T>) -> Result<T, Error> {
+        answer.map_err(|error| lock_failed(&self.path, error))
     }
 }
 
@@ -158,7 +139,7 @@ impl Drop for SharedFile {
         // Closing alone would leave the locks to a child that a bare clone has made. That the
         // descriptor is no longer ours is no reason to touch a stranger's file.
         if self.check_process().is_ok() && self.check().is_ok() {
-            let _ = self.unlock(ALL);
+            let _ = self.unlock(locks::ALL);
         }
     }
 }
@@ -171,17 +152,12 @@ fn header() -> String {
 fn settle_header(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     if len == 0 {
         let raw = file.as_raw_fd();
-        while let Err(error) = fcntl(raw, libc::F_OFD_SETLKW, libc::F_WRLCK, HEADER_LOCK) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(lock_failed(path, error));
-            }
-        }
+        locks::wait_and_lock(raw, HEADER_LOCK).map_err(|error| lock_failed(path, error))?;
         let written = file.metadata().and_then(|meta| match meta.len() {
             0 => file.write_all_at(header().as_bytes(), 0),
             _ => Ok(()),
         });
-        fcntl(raw, libc::F_OFD_SETLK, libc::F_UNLCK, HEADER_LOCK)
-            .map_err(|error| lock_failed(path, error))?;
+        locks::unlock(raw, HEADER_LOCK).map_err(|error| lock_failed(path, error))?;
         written.map_err(|error| failed(path, "cannot be written", error))?;
     }
     compare_header(path, file)
@@ -238,23 +214,7 @@ fn refuse_remote(path: &Path, file: &File) -> Result<(), Error> {
     }
 }
 
-/// fcntl(2) with an open-file-description lock, Linux 3.15.
-fn fcntl(raw: i32, command: i32, kind: i32, bytes: Range<u64>) -> io::Result<libc::flock> {
-    // SAFETY: all fields are integers, for which zero is a value; `l_pid` has to be zero.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = bytes.start as libc::off_t;
-    // The range that ends at the last of all offsets has no length that fits: zero stands for it.
-    lock.l_len = if bytes.end >= ALL.end { 0 } else { (bytes.end - bytes.start) as libc::off_t };
-    // SAFETY: these commands take a pointer to a `flock`, which they read and write.
-    match unsafe { libc::fcntl(raw, command, &mut lock) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(lock),
-    }
-}
-
-fn lock_failed(path: &Path, error: io::Error) -> Error {
+pub(super) fn lock_failed(path: &Path, error: io::Error) -> Error {
     let problem = match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => {
             "cannot be locked (fcntl F_OFD_SETLK, since Linux 3.15): name one on a local \
@@ -266,10 +226,10 @@ fn lock_failed(path: &Path, error: io::Error) -> Error {
     failed(path, problem, error)
 }
 
-fn failed(path: &Path, problem: &str, error: io::Error) -> Error {
+pub(super) fn failed(path: &Path, problem: &str, error: io::Error) -> Error {
     Error::SharedFile { path: path.to_owned(), problem: problem.to_owned(), error: Some(error) }
 }
 
-fn unfit(path: &Path, problem: impl Into<String>) -> Error {
+pub(super) fn unfit(path: &Path, problem: impl Into<String>) -> Error {
     Error::SharedFile { path: path.to_owned(), problem: problem.into(), error: None }
 }

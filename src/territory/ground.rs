@@ -123,6 +123,10 @@ impl Ground {
         Ok(())
     }
 
+    pub(super) fn family(&self) -> Family {
+        self.family
+    }
+
     pub(super) fn block_count(&self) -> u32 {
         self.count_so_far() - 1
     }
@@ -159,6 +163,41 @@ impl Ground {
     fn stretch(&self, block: u32) -> &Stretch {
         let next = self.stretches.partition_point(|stretch| stretch.blocks.start <= block);
         &self.stretches[next - 1]
+    }
+
+    /// Bits of a place: 32 for an address (in IPv6 of its hash) and those of a block's number.
+    pub(super) const PLACE_BITS: u32 = 32 + BLOCKS_BITS;
+
+    /// The stretches, and their places among all ports that the family can have.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Range<u32>, Range<u64>)> {
+        self.stretches.iter().map(|stretch| {
+            let at = stretch.first_byte - first_byte(self.family, 0);
+            let (key, number) = (at >> BLOCKS_BITS, at & u64::from(BLOCKS_PER_ADDRESS - 1));
+            let key = match self.family {
+                Family::V4 => key,
+                Family::V6 => key >> (V6_KEY_BITS - 32),
+            };
+            let first = (key << BLOCKS_BITS) + number;
+            (stretch.blocks.clone(), first..first + stretch.blocks.len() as u64)
+        })
+    }
+
+    /// Blocks whose places lie in `places`, of which the lowest bits count; `None`: there are none.
+    pub(super) fn in_common(&self, places: &Range<u64>) -> Option<Range<u32>> {
+        let first = places.start & ((1 << Self::PLACE_BITS) - 1);
+        let theirs = first..first + (places.end - places.start);
+        self.places().find_map(|(blocks, ours)| {
+            let common = ours.start.max(theirs.start)..ours.end.min(theirs.end);
+            (!common.is_empty()).then(|| {
+                let start = blocks.start + (common.start - ours.start) as u32;
+                start..start + (common.end - common.start) as u32
+            })
+        })
+    }
+
+    /// The block that a slot lies in.
+    pub(super) fn block_of(&self, slot: Slot) -> u32 {
+        self.first_slots.partition_point(|first| *first <= slot.0) as u32 - 1
     }
 
     /// The bytes between which the hunger of all our sources lies; `None` without a source.

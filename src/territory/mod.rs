@@ -7,6 +7,8 @@
 mod descriptor;
 mod file;
 mod ground;
+mod guard;
+mod locks;
 mod shared;
 mod slice;
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Blocks that the processes of a host share: when to claim, when to give back.
 
-use super::file::{Lock, Mode, SharedFile};
+use super::file::SharedFile;
 use super::ground::Ground;
+use super::guard::Guard;
+use super::locks::{Lock, Mode};
 use super::{Growth, Run, Tenant};
 use crate::Error;
 use crate::ledger::{Family, From, Source};
@@ -32,6 +34,8 @@ const LOOK_MS: u64 = IDLE_MS / 4;
 #[derive(Debug)]
 pub(crate) struct Shared {
     file: SharedFile,
+    /// Behind the file: who may come with another file must find the blocks given back.
+    guard: Guard,
     sources: Vec<Source>,
     grounds: [Ground; 2],
     /// Passes over all blocks that have begun, of each family: who waits for the lock while
@@ -81,13 +85,19 @@ impl Shared {
         tenant: &impl Tenant,
     ) -> Result<Self, Error> {
         let grounds = [Ground::new(Family::V4, sources)?, Ground::new(Family::V6, sources)?];
+        let guard = Guard::open(path)?;
+        if !path.exists() {
+            // Before it is made: those who still have the former one are told that it is gone.
+            guard.refuse_others(path, None, &grounds, sources)?;
+        }
         let file = SharedFile::open(path)?;
+        guard.enter(file.path(), file.identity(), &grounds, sources)?;
         for ground in grounds.iter().filter(|ground| ground.block_count() > 0) {
             tenant.revoke(ground.run(0..ground.block_count()));
         }
         let state = Mutex::new(State::default());
         let passes = [AtomicU64::new(0), AtomicU64::new(0)];
-        Ok(Self { file, sources: sources.to_vec(), grounds, passes, state })
+        Ok(Self { file, guard, sources: sources.to_vec(), grounds, passes, state })
     }
 
     pub(super) fn grow(
@@ -185,7 +195,7 @@ impl Shared {
     /// Revokes all that is held while the file is not the one that our locks are on, and grants
     /// it again when it is: the locks themselves are never given up by this.
     fn check(&self, state: &mut State, tenant: &impl Tenant) -> Result<(), Error> {
-        let verdict = self.file.check();
+        let verdict = self.file.check().and_then(|()| self.guard.check(self.file.path()));
         if state.lost != verdict.is_err() {
             state.lost = verdict.is_err();
             for (ground, side) in self.grounds.iter().zip(&state.sides) {
@@ -297,21 +307,9 @@ impl Shared {
 
     /// The blocks of those of our sources that another process is in want of.
     fn others_starve(&self, ground: &Ground) -> Result<Vec<Range<u32>>, Error> {
-        let mut starving = Vec::new();
-        // Each lock that is met splits what is left in two, so that none is missed.
-        let mut open = Vec::from_iter(ground.hunger_bytes());
-        while let Some(bytes) = open.pop() {
-            if bytes.is_empty() {
-                continue;
-            }
-            if let Some(found) = self.file.lock_of_another(bytes.clone())? {
-                let found = found.start.max(bytes.start)..found.end.min(bytes.end);
-                starving.extend(found.clone().filter_map(|byte| ground.blocks_of_hunger(byte)));
-                open.push(bytes.start..found.start);
-                open.push(found.end..bytes.end);
-            }
-        }
-        Ok(starving)
+        let Some(bytes) = ground.hunger_bytes() else { return Ok(Vec::new()) };
+        let hungry = self.file.locks_of_others(bytes)?.into_iter().flatten();
+        Ok(hungry.filter_map(|byte| ground.blocks_of_hunger(byte)).collect())
     }
 
     /// Tells the others that we are in want of blocks of the sources that `among` lies on.

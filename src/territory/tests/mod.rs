@@ -4,6 +4,7 @@
 
 mod cutting;
 mod file;
+mod guard;
 mod processes;
 mod sharing;
 
@@ -11,9 +12,13 @@ use super::{Growth, Plan, Run, Tenant, Territory};
 use crate::ledger::{Family, From, PortRange, Source};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use siphasher::sip::SipHasher24;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::hash::Hasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,7 +60,12 @@ struct Pool {
 }
 
 impl Pool {
+    /// On addresses that belong to the file's folder, so that tests side by side do not meet.
     fn new(path: &Path, sources: &[Source]) -> Result<Self, crate::Error> {
+        Self::as_is(path, &moved_to(path.parent().unwrap_or(path), sources))
+    }
+
+    fn as_is(path: &Path, sources: &[Source]) -> Result<Self, crate::Error> {
         let book = Book::default();
         let territory = Territory::new(&Plan::Shared(path.to_owned()), sources, &book)?;
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -85,6 +95,25 @@ impl Pool {
     fn granted(&self) -> BTreeSet<(bool, u32)> {
         self.book.granted.borrow().clone()
     }
+}
+
+/// The same sources under addresses whose first bits follow from `folder`.
+fn moved_to(folder: &Path, sources: &[Source]) -> Vec<Source> {
+    let mut hasher = SipHasher24::new();
+    hasher.write(folder.as_os_str().as_bytes());
+    let bits = hasher.finish();
+    let moved = |address| match address {
+        IpAddr::V4(address) => {
+            Ipv4Addr::from_bits(address.to_bits() & 0xff | (bits as u32) << 8).into()
+        }
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() ^ u128::from(bits) << 16).into()
+        }
+    };
+    sources
+        .iter()
+        .map(|source| Source { address: moved(source.address), ..source.clone() })
+        .collect()
 }
 
 fn source(address: &str, ranges: &[RangeInclusive<u16>]) -> Source {
