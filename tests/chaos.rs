@@ -150,7 +150,13 @@ fn tell(socket: &UdpSocket, what: u8, life: u64) {
     message[1..].copy_from_slice(&life.to_ne_bytes());
     socket.send(&message).unwrap();
     let mut answer = [0; 9];
-    let read = socket.recv(&mut answer).unwrap();
+    // A machine that was paused interrupts a wait that has an end (signal(7)).
+    let read = loop {
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read.unwrap(),
+        }
+    };
     assert_eq!((read, answer), (9, message), "somebody else's answer");
 }
 
@@ -270,7 +276,7 @@ fn kill_and_restart() {
     let mut living: Vec<_> = (0..PROCESSES).map(|_| bear()).collect();
     let end = Instant::now() + Duration::from_secs(seconds());
     let mut turn = 0;
-    while Instant::now() < end {
+    while Instant::now() < end || turn <= PROCESSES {
         witness.look_until(Instant::now() + KILL_EVERY);
         witness.kill(&mut living[turn % PROCESSES]);
         living[turn % PROCESSES] = bear();
@@ -281,7 +287,7 @@ fn kill_and_restart() {
         "measured: {} four-tuples opened by {lives} lives of {PROCESSES} processes, {turn} killed",
         witness.opened
     );
-    assert!(witness.opened > 1_000 && turn > PROCESSES, "the chaos was none");
+    assert!(witness.opened > 1_000, "the chaos was none");
     all_are_free(&folder);
 }
 
@@ -300,7 +306,7 @@ fn replace_under_them() {
     living.iter_mut().for_each(|(_, member)| drop(member.wait_for("ready")));
     let end = Instant::now() + Duration::from_secs(seconds());
     let mut replaced = 0;
-    while Instant::now() < end {
+    while Instant::now() < end || replaced < 3 {
         witness.look_until(Instant::now() + 4 * KILL_EVERY);
         if replaced % 2 == 0 {
             std::fs::write(file.clone() + ".new", "").unwrap();
@@ -326,7 +332,7 @@ fn replace_under_them() {
          times, every new process refused until the last old one was dead",
         witness.opened
     );
-    assert!(witness.opened > 1_000 && replaced > 2, "the chaos was none");
+    assert!(witness.opened > 1_000, "the chaos was none");
     all_are_free(&folder);
 }
 

@@ -3,7 +3,7 @@
 use super::random::Stream;
 use crate::error::Error;
 use crate::kernel::Monotonic;
-use crate::ledger::{Clock, Family, From, Ledger, Source, Why};
+use crate::ledger::{Clock, Family, From, Ledger, Source, Usage, Why};
 use crate::sync::{AtomicU64, Ordering};
 use crate::territory::{Growth, Plan, Run, Tenant, Territory};
 use std::ops::Range;
@@ -49,6 +49,12 @@ impl Grounds {
         random: &mut Stream,
     ) -> Result<Growth, Error> {
         self.territory.grow(family, from, &Leaser { ledger, clock }, random.numbers())
+    }
+
+    /// Whether ports of ours are kept from new leases so that they can be given back; see
+    /// [`Territory::is_draining`].
+    pub(super) fn is_draining(&self, family: Family) -> bool {
+        self.territory.is_draining(family)
     }
 
     /// Maintains the territory if that is due and nobody else is about to.
@@ -105,10 +111,10 @@ impl Tenant for Leaser<'_> {
         self.ledger.exclude(run.family, run.first, run.count, Why::NotOurs);
     }
 
-    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
-        let Some(family) = runs.first().map(|run| run.family) else { return Vec::new() };
+    fn usage(&self, runs: &[Run]) -> Usage {
+        let Some(family) = runs.first().map(|run| run.family) else { return Usage::default() };
         let windows: Vec<Range<u32>> =
             runs.iter().map(|run| run.first.0..run.first.0 + run.count).collect();
-        self.ledger.in_use_or_held(family, &windows, self.clock)
+        self.ledger.usage(family, &windows, self.clock)
     }
 }

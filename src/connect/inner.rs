@@ -147,6 +147,8 @@ impl Inner {
                 Err(Error::Exhausted(counts)) => exhausted = counts,
                 claim => return claim,
             }
+            // What another thread has begun to drain since is ours to take back.
+            may_grow |= self.grounds.is_draining(family);
         }
         // Where the kernel does not tell, nothing came free.
         let listeners = || self.watch.refresh_listeners_if_old(self).unwrap_or(false);

@@ -183,6 +183,15 @@ pub(crate) enum Why {
     Held,
 }
 
+/// How much of some windows of slots is leased or rests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Of each window, for all destinations together.
+    pub(crate) used: Vec<u32>,
+    /// The most that one destination has in all windows together.
+    pub(crate) most: u32,
+}
+
 /// Which sources an acquire may choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum From {
@@ -436,25 +445,28 @@ impl Ledger {
         clock: &impl Clock,
     ) -> bool {
         let slots = first.0..first.0 + count;
-        side!(self, family, side => side.in_use(&[slots], clock)[0], else false)
+        side!(self, family, side => side.usage(&[slots], clock).most > 0, else false)
     }
 
-    /// [`Ledger::in_use`] for many windows at once, sorted and apart, in one pass; a slot that is
+    /// How much of `windows`, which are sorted and apart, is in use, in one pass. A slot that is
     /// leased for all destinations at once ([`Why::Held`]) counts too.
-    pub(crate) fn in_use_or_held(
+    pub(crate) fn usage(
         &self,
         family: Family,
         windows: &[Range<u32>],
         clock: &impl Clock,
-    ) -> Vec<bool> {
+    ) -> Usage {
         side!(self, family, side => {
-            let mut used = side.in_use(windows, clock);
+            let mut usage = side.usage(windows, clock);
             // In this order: what becomes held is leased until it is.
-            for (used, window) in used.iter_mut().zip(windows) {
-                *used = *used || side.is_excluded(window.clone(), Why::Held);
+            for (used, window) in usage.used.iter_mut().zip(windows) {
+                if side.is_excluded(window.clone(), Why::Held) {
+                    *used = used.saturating_add(1);
+                    usage.most = usage.most.saturating_add(1);
+                }
             }
-            used
-        }, else vec![false; windows.len()])
+            usage
+        }, else Usage { used: vec![0; windows.len()], most: 0 })
     }
 
     /// Does a little of what can wait: called now and then, by whoever calls often.

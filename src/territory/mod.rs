@@ -6,8 +6,10 @@
 
 mod descriptor;
 mod file;
+mod giving;
 mod ground;
 mod guard;
+mod hunger;
 mod locks;
 mod shared;
 mod slice;
@@ -17,7 +19,7 @@ mod tests;
 pub use slice::Slice;
 
 use crate::Error;
-use crate::ledger::{Family, From, Slot, Source};
+use crate::ledger::{Family, From, Slot, Source, Usage};
 use rand_chacha::rand_core::RngCore;
 use shared::Shared;
 use std::path::PathBuf;
@@ -36,13 +38,12 @@ pub(crate) trait Tenant {
     /// From now on the run may be leased.
     fn grant(&self, run: Run);
     /// From now on the run may not be leased; leases that exist go on. When this returns, no
-    /// acquire that is under way may still take a slot of the run without [`Tenant::in_use`]
+    /// acquire that is under way may still take a slot of the run without [`Tenant::usage`]
     /// showing it.
     fn revoke(&self, run: Run);
-    /// Of each run whether any of its slots is leased or resting towards any destination. The
-    /// runs are of one family, sorted and apart. To be asked seldom, for many: it is a pass over
-    /// all that is leased.
-    fn in_use(&self, runs: &[Run]) -> Vec<bool>;
+    /// How much of the runs is leased or resting. They are of one family, sorted and apart. To be
+    /// asked seldom, for many: it is a pass over all that is leased.
+    fn usage(&self, runs: &[Run]) -> Usage;
 }
 
 /// Which territory a pool is to have.
@@ -110,6 +111,15 @@ impl Territory {
         match self {
             Self::Fixed => Ok(Growth::NothingFree),
             Self::Shared(shared) => shared.grow(family, from, tenant, random),
+        }
+    }
+
+    /// Whether blocks are kept from new leases until they are empty; [`Territory::grow`] grants them
+    /// again before it claims any.
+    pub(crate) fn is_draining(&self, family: Family) -> bool {
+        match self {
+            Self::Fixed => false,
+            Self::Shared(shared) => shared.is_draining(family),
         }
     }
 

@@ -4,7 +4,7 @@ use super::file::SharedFile;
 use super::ground::Ground;
 use super::guard::Guard;
 use super::locks::{Lock, Mode};
-use super::{Growth, Run, Tenant};
+use super::{Growth, Tenant};
 use crate::Error;
 use crate::ledger::{Family, From, Source};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// An empty block is kept this long before it is given back, if nobody is in want of it.
-const IDLE_MS: u64 = 10_000;
+pub(super) const IDLE_MS: u64 = 10_000;
 
 /// A process counts as starving until this long after its last fruitless wish.
 const HUNGER_MS: u64 = 1_000;
@@ -33,10 +33,10 @@ const LOOK_MS: u64 = IDLE_MS / 4;
 /// A shared file and what this process holds of it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    file: SharedFile,
+    pub(super) file: SharedFile,
     /// Behind the file: who may come with another file must find the blocks given back.
     guard: Guard,
-    sources: Vec<Source>,
+    pub(super) sources: Vec<Source>,
     grounds: [Ground; 2],
     /// Passes over all blocks that have begun, of each family: who waits for the lock while
     /// another's pass begins and finds nothing need not make one of its own.
@@ -53,8 +53,8 @@ struct State {
 
 /// What is held of one family.
 #[derive(Debug, Default)]
-struct Side {
-    held: BTreeMap<u32, Held>,
+pub(super) struct Side {
+    pub(super) held: BTreeMap<u32, Held>,
     /// When to look next at what is empty, if nobody starves before.
     next_look_ms: u64,
     /// Claimed since the last call of `maintain`: more will be wanted.
@@ -69,13 +69,20 @@ struct Side {
     fruitful: u64,
     /// Sources that we starve for, each with the end of its hunger; `None` if we have asked in vain
     /// since the last call of `maintain`.
-    hunger: BTreeMap<u32, Option<u64>>,
+    pub(super) hunger: BTreeMap<u32, Option<u64>>,
+    /// Blocks that are not drained, since they turned out to be needed, until a moment.
+    pub(super) kept_min: usize,
+    kept_until_ms: u64,
+    /// Whether a block was taken back since the last call of `maintain`.
+    pub(super) has_taken_back: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+pub(super) struct Held {
     /// When the block was first seen empty, if it has been so at each look since.
-    empty_since_ms: Option<u64>,
+    pub(super) empty_since_ms: Option<u64>,
+    /// Kept from new leases, so that it can be given back when those that it has are over.
+    pub(super) is_draining: bool,
 }
 
 impl Shared {
@@ -117,16 +124,21 @@ impl Shared {
         self.check(&mut state, tenant)?;
         let sides = &mut state.sides;
         let (ground, side) = (&self.grounds[family as usize], &mut sides[family as usize]);
+        let among = match from {
+            From::AnySource => 0..ground.block_count(),
+            From::Source(source) => ground.blocks_of(source),
+        };
+        // Before all else: "nothing free" is not true while something is kept from new leases.
+        if let Some(run) = side.take_back_one(ground, &among, random) {
+            tenant.grant(run);
+            return Ok(Growth::Grown(run.count));
+        }
         if side.fruitless > begun {
             return Ok(Growth::NothingFree);
         }
         if side.fruitful > begun && from == From::AnySource {
             return Ok(Growth::Grown(0));
         }
-        let among = match from {
-            From::AnySource => 0..ground.block_count(),
-            From::Source(source) => ground.blocks_of(source),
-        };
         side.want_seen |= !self.others_starve(ground)?.is_empty();
         // Relaxed: counted under the lock.
         let pass = passes.fetch_add(1, Ordering::Relaxed) + 1;
@@ -164,18 +176,14 @@ impl Shared {
             })?;
             let starving = self.others_starve(ground)?;
             side.note_want(!starving.is_empty(), now_ms);
-            let mut wanted: Vec<u32> = starving
-                .iter()
-                .flat_map(|blocks| side.held.range(blocks.clone()).map(|(block, _)| *block))
-                .collect();
-            wanted.sort_unstable();
-            self.give_back_empty(ground, side, &wanted, tenant, |_| true)?;
+            if !starving.is_empty() {
+                self.yield_to(ground, side, &starving, tenant)?;
+            } else if !side.is_scarce {
+                side.end_draining(ground, tenant);
+            }
             if side.next_look_ms <= now_ms {
                 side.next_look_ms = now_ms + LOOK_MS;
-                let all: Vec<u32> = side.held.keys().copied().collect();
-                self.give_back_empty(ground, side, &all, tenant, |held| {
-                    now_ms.saturating_sub(*held.empty_since_ms.get_or_insert(now_ms)) >= IDLE_MS
-                })?;
+                self.give_back_idle(ground, side, now_ms, tenant)?;
             }
             if std::mem::take(&mut side.growing) && !side.is_scarce {
                 let all = 0..ground.block_count();
@@ -185,6 +193,11 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn is_draining(&self, family: Family) -> bool {
+        self.file.check_process().is_ok()
+            && self.state.lock().sides[family as usize].held.values().any(|held| held.is_draining)
     }
 
     pub(super) fn blocks_held(&self) -> Result<u32, Error> {
@@ -199,7 +212,7 @@ impl Shared {
         if state.lost != verdict.is_err() {
             state.lost = verdict.is_err();
             for (ground, side) in self.grounds.iter().zip(&state.sides) {
-                for block in side.held.keys() {
+                for (block, _) in side.held.iter().filter(|(_, held)| !held.is_draining) {
                     let run = ground.run(*block..*block + 1);
                     if state.lost { tenant.revoke(run) } else { tenant.grant(run) }
                 }
@@ -272,79 +285,6 @@ impl Shared {
         }
         Ok(None)
     }
-
-    /// Gives back those of `blocks` that are empty and that `ripe` lets go.
-    fn give_back_empty(
-        &self,
-        ground: &Ground,
-        side: &mut Side,
-        blocks: &[u32],
-        tenant: &impl Tenant,
-        mut ripe: impl FnMut(&mut Held) -> bool,
-    ) -> Result<(), Error> {
-        let mut leaving = Vec::new();
-        for (block, run, is_used) in look(ground, blocks, tenant) {
-            let Some(held) = side.held.get_mut(&block) else { continue };
-            if is_used {
-                held.empty_since_ms = None;
-            } else if ripe(held) {
-                tenant.revoke(run);
-                leaving.push(block);
-            }
-        }
-        // No new lease from here on, and then the question again: one may have come in between.
-        for (block, run, is_used) in look(ground, &leaving, tenant) {
-            if is_used {
-                tenant.grant(run);
-                side.held.insert(block, Held::default());
-            } else {
-                side.held.remove(&block);
-                self.file.unlock(ground.bytes(&(block..block + 1)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The blocks of those of our sources that another process is in want of.
-    fn others_starve(&self, ground: &Ground) -> Result<Vec<Range<u32>>, Error> {
-        let Some(bytes) = ground.hunger_bytes() else { return Ok(Vec::new()) };
-        let hungry = self.file.locks_of_others(bytes)?.into_iter().flatten();
-        Ok(hungry.filter_map(|byte| ground.blocks_of_hunger(byte)).collect())
-    }
-
-    /// Tells the others that we are in want of blocks of the sources that `among` lies on.
-    fn starve(&self, ground: &Ground, side: &mut Side, among: &Range<u32>) -> Result<(), Error> {
-        for (index, source) in self.sources.iter().enumerate() {
-            let blocks = ground.blocks_of(index as u32);
-            let concerned = blocks.start < among.end && among.start < blocks.end;
-            if concerned && side.hunger.insert(index as u32, None).is_none() {
-                let byte = ground.hunger_byte(source);
-                // Shared: several may starve at once. An exclusive one exists nowhere.
-                let _ = self.file.lock(byte..byte + 1, Mode::Shared)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn end_hunger(
-        &self,
-        ground: &Ground,
-        side: &mut Side,
-        over: impl Fn(&mut Option<u64>) -> bool,
-    ) -> Result<(), Error> {
-        let mut ended = Vec::new();
-        for (index, until_ms) in &mut side.hunger {
-            if over(until_ms) {
-                ended.push(*index);
-            }
-        }
-        for index in ended {
-            side.hunger.remove(&index);
-            let byte = ground.hunger_byte(&self.sources[index as usize]);
-            self.file.unlock(byte..byte + 1)?;
-        }
-        Ok(())
-    }
 }
 
 impl Side {
@@ -353,6 +293,11 @@ impl Side {
             self.scarce_until_ms = now_ms + SCARCE_MS;
         }
         self.is_scarce = now_ms < self.scarce_until_ms;
+        if std::mem::take(&mut self.has_taken_back) {
+            self.kept_until_ms = now_ms + SCARCE_MS;
+        } else if self.kept_until_ms <= now_ms {
+            self.kept_min = 0;
+        }
     }
 
     /// A sixteenth of what is held, so that a process that grows claims a number of times that goes
@@ -365,14 +310,4 @@ impl Side {
         }
         (self.held.len() as u32 / 16).clamp(1, RUN_MAX)
     }
-}
-
-/// Each of `blocks`, which are sorted, with its slots and whether the tenant uses one of them.
-fn look(ground: &Ground, blocks: &[u32], tenant: &impl Tenant) -> Vec<(u32, Run, bool)> {
-    if blocks.is_empty() {
-        return Vec::new();
-    }
-    let runs: Vec<Run> = blocks.iter().map(|block| ground.run(*block..*block + 1)).collect();
-    let used = tenant.in_use(&runs);
-    blocks.iter().zip(runs).zip(used).map(|((block, run), used)| (*block, run, used)).collect()
 }

@@ -67,9 +67,21 @@ impl Field {
         (free, Full { leased, resting, excluded, next_due_ms })
     }
 
-    /// Whether a slot of `window` is leased or rests. The caller keeps the body alive.
-    pub(in crate::ledger) fn uses(&self, window: Range<u32>) -> bool {
-        let (free, counts) = self.census_within(window.clone());
-        free + counts.excluded < window.len() as u32
+    /// How many slots of `window` are leased or rest. The caller keeps the body alive.
+    pub(in crate::ledger) fn used_within(&self, window: Range<u32>) -> u32 {
+        let bits = self.excluded_bits.lock();
+        let (mut used, mut slot) = (0, window.start);
+        while slot < window.end {
+            let word = slot / 64;
+            let end = window.end.min((word + 1) * 64);
+            let mask = u64::MAX >> (64 - (end - slot)) << (slot % 64);
+            let excluded = bits.get(word as usize).copied().unwrap_or(0);
+            // Relaxed: where it matters the window has just been excluded, which changed each word
+            // of it after whoever came before.
+            let taken = self.body().word(slot).load(Ordering::Relaxed);
+            used += (taken & !excluded & mask).count_ones();
+            slot = end;
+        }
+        used
     }
 }

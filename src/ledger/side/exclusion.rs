@@ -4,7 +4,7 @@ use super::Side;
 use crate::ledger::field::Field;
 use crate::ledger::key::Key;
 use crate::ledger::table::Value;
-use crate::ledger::{Clock, Why};
+use crate::ledger::{Clock, Usage, Why};
 use crate::sync::Ordering;
 use std::ops::Range;
 
@@ -100,46 +100,58 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
     }
 
-    /// Whether any of `slots` is leased or rests, towards any destination.
-    ///
-    /// One pass for all of `windows`, which are sorted and apart.
-    pub(in crate::ledger) fn in_use(
-        &self,
-        windows: &[Range<u32>],
-        clock: &impl Clock,
-    ) -> Vec<bool> {
-        let mut used = vec![false; windows.len()];
-        let mark = |used: &mut [bool], slot: u32| {
-            let next = windows.partition_point(|window| window.end <= slot);
-            if windows.get(next).is_some_and(|window| window.contains(&slot)) {
-                used[next] = true;
-            }
-        };
+    /// How much of `windows`, which are sorted and apart, is leased or rests. One pass for all.
+    pub(in crate::ledger) fn usage(&self, windows: &[Range<u32>], clock: &impl Clock) -> Usage {
+        let mut usage = Usage { used: vec![0; windows.len()], most: 0 };
         for (shard, number) in self.shards.iter().zip(0u64..) {
             let mut inner = shard.inner.lock();
             self.wake(&mut inner, number << 32, clock, usize::MAX);
             for (_, value) in inner.table.iter() {
                 match value {
-                    Value::One(won) => mark(&mut used, won.slot),
+                    Value::One(won) => usage.count(windows, std::iter::once(won.slot)),
                     Value::Small(index) => {
                         let small = &inner.smalls[index as usize];
-                        small.iter().for_each(|won| mark(&mut used, won.slot));
+                        usage.count(windows, small.iter().map(|won| won.slot));
                     }
                     Value::Field(index) => {
                         let field = inner.fields[index as usize].field.get();
                         field.wake(clock, usize::MAX);
-                        for (window, used) in windows.iter().zip(&mut used) {
-                            *used = *used || field.uses(window.clone());
-                        }
+                        let used = windows.iter().map(|window| field.used_within(window.clone()));
+                        usage.add(used);
                     }
                 }
             }
         }
-        used
+        usage
     }
 
     /// Whether any of `slots` is excluded for the reason `why`.
     pub(in crate::ledger) fn is_excluded(&self, slots: Range<u32>, why: Why) -> bool {
         self.exclusions.any(slots, why)
+    }
+}
+
+impl Usage {
+    /// Adds the slots of one destination.
+    fn count(&mut self, windows: &[Range<u32>], slots: impl Iterator<Item = u32>) {
+        let mut sum = 0;
+        for slot in slots {
+            let next = windows.partition_point(|window| window.end <= slot);
+            if windows.get(next).is_some_and(|window| window.contains(&slot)) {
+                self.used[next] += 1;
+                sum += 1;
+            }
+        }
+        self.most = self.most.max(sum);
+    }
+
+    /// Adds what one destination has in each window.
+    fn add(&mut self, counts: impl Iterator<Item = u32>) {
+        let mut sum = 0;
+        for (used, count) in self.used.iter_mut().zip(counts) {
+            *used = used.saturating_add(count);
+            sum += count;
+        }
+        self.most = self.most.max(sum);
     }
 }

@@ -9,7 +9,7 @@ mod processes;
 mod sharing;
 
 use super::{Growth, Plan, Run, Tenant, Territory};
-use crate::ledger::{Family, From, PortRange, Source};
+use crate::ledger::{Family, From, PortRange, Source, Usage};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use siphasher::sip::SipHasher24;
@@ -46,9 +46,12 @@ impl Tenant for Book {
         }
     }
 
-    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
-        let used = self.used.borrow();
-        runs.iter().map(|run| slots(*run).any(|slot| used.contains(&slot))).collect()
+    /// All is used towards one destination.
+    fn usage(&self, runs: &[Run]) -> Usage {
+        let book = self.used.borrow();
+        let used = runs.iter().map(|run| slots(*run).filter(|slot| book.contains(slot)).count());
+        let used: Vec<u32> = used.map(|count| count as u32).collect();
+        Usage { most: used.iter().sum(), used }
     }
 }
 

@@ -184,8 +184,8 @@ struct Idle;
 impl Tenant for Idle {
     fn grant(&self, _: Run) {}
     fn revoke(&self, _: Run) {}
-    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
-        vec![false; runs.len()]
+    fn usage(&self, runs: &[Run]) -> Usage {
+        Usage { used: vec![0; runs.len()], most: 0 }
     }
 }
 
@@ -248,12 +248,15 @@ impl Tenant for Watched {
         for (_, slot) in slots(run) {
             let owner = &self.witness.owner[slot as usize];
             let before = owner.swap(0, SeqCst);
-            assert_eq!(before, self.life, "slot {slot} of another was taken away");
+            // What is drained is revoked already when it is given back.
+            assert!([0, self.life].contains(&before), "slot {slot} of another was taken away");
         }
     }
 
-    fn in_use(&self, runs: &[Run]) -> Vec<bool> {
-        runs.iter().map(|run| run.first.0 / 64 % 4 == self.busy.get()).collect()
+    fn usage(&self, runs: &[Run]) -> Usage {
+        let is_busy = |run: &Run| run.first.0 / 64 % 4 == self.busy.get();
+        // One lease to a destination: all but one of the blocks may be drained.
+        Usage { used: runs.iter().map(|run| u32::from(is_busy(run))).collect(), most: 1 }
     }
 }
 

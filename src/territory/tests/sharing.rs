@@ -103,3 +103,65 @@ fn a_pool_that_grows_is_given_more_ahead_of_need() {
     pool.maintain(1).unwrap();
     assert_eq!(pool.granted().len(), before, "nobody asked for more");
 }
+
+/// A pool that has all of 48 blocks, with one lease in each, and another that starves.
+fn scattered(name: &str) -> (Folder, Pool, Pool) {
+    let (folder, mut rich, mut poor) = pair(name, &[source("10.0.0.1", &[1024..=4095])]);
+    rich.grow_to_the_end();
+    rich.book.used.borrow_mut().extend((0..48).map(|block| (false, block * 64)));
+    // It has asked in vain for a 49th, and gives nothing away for a second.
+    rich.maintain(0).unwrap();
+    assert_eq!(poor.grow(), Growth::NothingFree);
+    rich.maintain(999).unwrap();
+    assert_eq!(rich.granted().len(), 3072);
+    rich.maintain(1_000).unwrap();
+    (folder, rich, poor)
+}
+
+#[test]
+fn scattered_leases_leave_their_blocks_one_by_one_to_who_starves() {
+    let (_folder, mut rich, mut poor) = scattered("drain");
+    // 48 leases, a quarter more and half a block are 92 ports: two blocks.
+    let kept = rich.granted();
+    assert_eq!(kept.len(), 2 * 64);
+    assert_eq!(rich.territory.blocks_held().unwrap(), Some(48), "none is empty yet");
+    assert!(rich.territory.is_draining(Family::V4));
+    assert_eq!(poor.grow(), Growth::NothingFree);
+    // A connection ends here and there; each block goes when its last one does.
+    for ended in 1..=3 {
+        let leaves = (0..48)
+            .map(|block| (false, block * 64))
+            .find(|slot| !kept.contains(slot) && rich.book.used.borrow().contains(slot));
+        rich.book.used.borrow_mut().remove(&leaves.unwrap());
+        rich.maintain(1_000 + ended * 50).unwrap();
+        assert_eq!(poor.grow(), Growth::Grown(64));
+        assert_eq!(poor.grow(), Growth::NothingFree);
+    }
+    assert_eq!(rich.territory.blocks_held().unwrap(), Some(45));
+}
+
+#[test]
+fn what_is_drained_is_taken_back_by_who_needs_it_before_anything_is_exhausted() {
+    let (_folder, mut rich, mut poor) = scattered("take-back");
+    for blocks in 3..=48 {
+        assert_eq!(rich.grow(), Growth::Grown(64));
+        assert_eq!(rich.granted().len(), blocks * 64);
+    }
+    assert!(!rich.territory.is_draining(Family::V4));
+    assert_eq!(rich.grow(), Growth::NothingFree);
+    // What was needed a moment ago is not drained again.
+    assert_eq!(poor.grow(), Growth::NothingFree);
+    rich.maintain(1_100).unwrap();
+    rich.maintain(2_100).unwrap();
+    assert_eq!(rich.granted().len(), 3072);
+}
+
+#[test]
+fn what_is_drained_is_granted_again_when_nobody_has_starved_for_a_while() {
+    let (_folder, mut rich, poor) = scattered("drain-ends");
+    drop(poor);
+    rich.maintain(10_999).unwrap();
+    assert_eq!(rich.granted().len(), 2 * 64, "it may come back any moment");
+    rich.maintain(11_000).unwrap();
+    assert_eq!(rich.granted().len(), 3072);
+}
