@@ -319,6 +319,46 @@ fn a_process_that_calls_hands_over_what_it_does_not_use() {
     println!("measured: {delays_us:?} us from hunger to a lease");
 }
 
+#[test]
+fn a_process_that_needs_few_ports_leaves_the_blocks_to_one_that_starves() {
+    const TEST: &str = "a_process_that_needs_few_ports_leaves_the_blocks_to_one_that_starves";
+    /// Over eight blocks: a block is empty by chance once in seventy looks.
+    const NEEDED: usize = 32;
+    let to = at("127.0.0.1:80");
+    if let Some(file) = part() {
+        let pool = shared(&file);
+        // In the order of their ports, so that those that stay are scattered over all blocks.
+        let mut leases = all(&pool, to);
+        leases.sort_by_key(Lease::source);
+        let mut each = 0..;
+        leases.retain(|_| each.next().is_some_and(|each: usize| each % (CAPACITY / NEEDED) == 0));
+        let mut leases = VecDeque::from(leases);
+        say("ready");
+        let end = Instant::now() + PATIENCE;
+        // Connections that last 32 ms, and never fewer of them.
+        while Instant::now() < end {
+            leases.push_back(pool.acquire(Protocol::Tcp, to).unwrap());
+            leases.pop_front().unwrap().release();
+            thread::sleep(Duration::from_millis(1));
+        }
+        return;
+    }
+    let folder = Folder::new("few");
+    let mut rich = Member::start(TEST, &folder.file());
+    rich.wait_for("ready");
+    let poor = shared(&folder.file());
+    let (begin, mut leases) = (Instant::now(), Vec::new());
+    // 32 leases, a quarter more and half a block are 72 ports: two blocks of the eight.
+    while leases.len() < CAPACITY - 2 * 64 {
+        match poor.acquire(Protocol::Tcp, to) {
+            Ok(lease) => leases.push(lease),
+            Err(error) => assert!(matches!(error, Error::Exhausted(_)), "{error}"),
+        }
+        assert!(begin.elapsed() < PATIENCE, "{} ports in vain", leases.len());
+    }
+    println!("measured: {} of 8 blocks in {:?}", leases.len() / 64, begin.elapsed());
+}
+
 /// Requests of both workers together; `PORTLEASE_FULL=1` makes it the whole number.
 fn requests() -> usize {
     if std::env::var_os("PORTLEASE_FULL").is_some() { 100_000 } else { 10_000 }
