@@ -246,6 +246,27 @@ enum portlease_privileged
 typedef int32_t portlease_privileged;
 #endif
 
+/** Who looks after ports that are shared with other processes. */
+enum portlease_maintenance
+#ifdef __cplusplus
+    : int32_t
+#endif
+{
+    /**
+     * Whoever calls the pool. A process that may fall silent while it holds ports that others
+     * want waits for portlease_pool_maintain_fd() in its event loop.
+     */
+    PORTLEASE_MAINTENANCE_BY_CALLERS = 0,
+    /**
+     * A thread of the pool's own as well. It blocks all signals, sleeps until others are in want
+     * of ports or something has to be looked at, and ends with the pool.
+     */
+    PORTLEASE_MAINTENANCE_BY_THREAD = 1,
+};
+#ifndef __cplusplus
+typedef int32_t portlease_maintenance;
+#endif
+
 /**
  * Whose end of a connection was closed first: it decides whether the kernel keeps the
  * four-tuple in TIME_WAIT, and so how long it has to rest.
@@ -434,6 +455,14 @@ portlease_status portlease_config_set_shared(portlease_config *config,
                                              portlease_error *error);
 
 /**
+ * Sets who looks after ports that are shared, a portlease_maintenance. Without this call
+ * PORTLEASE_MAINTENANCE_BY_CALLERS. A pool that shares nothing has no thread.
+ */
+portlease_status portlease_config_set_maintenance(portlease_config *config,
+                                                  int32_t maintenance,
+                                                  portlease_error *error);
+
+/**
  * Leases only the slice number (from 1) of count equal slices of each source's ports, for a
  * planned split among processes that needs no file.
  */
@@ -558,11 +587,24 @@ portlease_status portlease_pool_refresh(const portlease_pool *pool,
 /**
  * Gives back ports that other processes want and this one does not use, and looks whether the
  * shared file (portlease_config_set_shared()) is still the one that it was. Acquires, releases
- * and censuses do so by themselves; a process that may fall silent for long calls this from a
- * timer, every second or so. Nothing to do for other pools.
+ * and censuses do so by themselves; a process that may fall silent for long calls this when
+ * portlease_pool_maintain_fd() can be read, or from a timer, every second or so. Nothing to do
+ * for other pools, nor with PORTLEASE_MAINTENANCE_BY_THREAD.
  */
 portlease_status portlease_pool_maintain(const portlease_pool *pool,
                                          portlease_error *error);
+
+/**
+ * A descriptor that can be read when portlease_pool_maintain() is worth a call: when another
+ * process has come to be in want of ports, when the shared file was changed, and when it is time
+ * to look again. For an event loop that may have nothing else to do: watch it for reading,
+ * level-triggered, call portlease_pool_maintain() when it can be read, and never read from it.
+ * It is the caller's to close, before or after the pool is freed; each call gives another one.
+ * For a pool that shares nothing it is never readable.
+ */
+portlease_status portlease_pool_maintain_fd(const portlease_pool *pool,
+                                            int32_t *fd,
+                                            portlease_error *error);
 
 /**
  * Counts over all destinations that have a lease, rest something or have a handle: how many

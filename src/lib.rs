@@ -48,7 +48,7 @@ mod territory;
 
 pub use connect::{
     ConnectOptions, DestinationHandle, Lease, LeaseId, LeasedPort, LeasedStream, LeasedUdpSocket,
-    Pool, PoolBuilder, PrivilegedPorts, Reported,
+    Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
 };
 pub use error::{Error, Exhausted, SourcesError};
 pub use kernel::{

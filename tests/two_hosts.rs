@@ -56,10 +56,8 @@ fn accepted(listener: &TcpListener, stream: &LeasedStream) -> TcpStream {
     let source = stream.four_tuple().source;
     assert_eq!((from.ip(), from.port()), (source.ip(), source.port()));
     let mut here = stream.get_ref();
-    for (from, to) in [(&mut here as &mut dyn Write, &mut there as &mut dyn Read)] {
-        from.write_all(b"x").unwrap();
-        to.read_exact(&mut [0]).unwrap();
-    }
+    here.write_all(b"x").unwrap();
+    there.read_exact(&mut [0]).unwrap();
     there.write_all(b"y").unwrap();
     here.read_exact(&mut [0]).unwrap();
     there
@@ -178,7 +176,7 @@ fn link_local(device: &str) -> (u32, String) {
         .unwrap_or_else(|| panic!("no link-local address on {device}:\n{table}"));
     let words: Vec<_> = line.split_whitespace().collect();
     let groups: Vec<_> =
-        words[0].as_bytes().chunks(4).map(|hex| str::from_utf8(hex).unwrap()).collect();
+        words[0].as_bytes().chunks(4).map(|hex| std::str::from_utf8(hex).unwrap()).collect();
     (u32::from_str_radix(words[1], 16).unwrap(), groups.join(":"))
 }
 

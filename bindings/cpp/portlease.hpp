@@ -317,6 +317,9 @@ public:
     [[nodiscard]] Result<void> set_shared(const char *path) {
         return with(portlease_config_set_shared, path);
     }
+    [[nodiscard]] Result<void> set_maintenance(portlease_maintenance maintenance) {
+        return with(portlease_config_set_maintenance, maintenance);
+    }
     /// Only one of `count` slices, from 1.
     [[nodiscard]] Result<void> set_slice(uint32_t number, uint32_t count) {
         return with(portlease_config_set_slice, number, count);
@@ -537,6 +540,20 @@ public:
             return detail::fail(error);
         }
         return census;
+    }
+
+    [[nodiscard]] Result<void> maintain() const {
+        Error error;
+        if (portlease_pool_maintain(get(), error.out())) return detail::fail(error);
+        return {};
+    }
+
+    /// Can be read when `maintain` is worth a call; the caller's to close.
+    [[nodiscard]] Result<int> maintain_fd() const {
+        Error error;
+        int32_t fd;
+        if (portlease_pool_maintain_fd(get(), &fd, error.out())) return detail::fail(error);
+        return fd;
     }
 
 private:

@@ -2,6 +2,7 @@
 
 use super::grounds::Grounds;
 use super::inner::Inner;
+use super::keeper::Keeper;
 use super::pool::Pool;
 use super::random::Seed;
 use super::watch::Watch;
@@ -24,6 +25,19 @@ pub enum PrivilegedPorts {
     /// They are ports like all others. Binding them needs `CAP_NET_BIND_SERVICE`, and only
     /// explicit binding reaches them.
     Lease,
+}
+
+/// Who looks after ports that are [shared](PoolBuilder::shared) with other processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maintenance {
+    /// Whoever calls the pool. A process that may fall silent while it holds ports that others want
+    /// waits for [`Pool::maintain_fd`] in its event loop.
+    #[default]
+    ByCallers,
+    /// A thread of the pool's own as well. It blocks all signals and sleeps until others are in want
+    /// of ports or something has to be looked at, every 2.5 seconds at most while ports are held; it
+    /// ends with the pool.
+    ByThread,
 }
 
 /// The first port that needs no privilege, unless the system says otherwise (ip(7)).
@@ -59,6 +73,7 @@ pub struct PoolBuilder {
     seed: Option<[u8; 32]>,
     names: Names,
     territory: Plan,
+    maintenance: Maintenance,
 }
 
 impl PoolBuilder {
@@ -75,6 +90,7 @@ impl PoolBuilder {
             seed: None,
             names: Names::None,
             territory: Plan::Whole,
+            maintenance: Maintenance::default(),
         }
     }
 
@@ -154,6 +170,13 @@ impl PoolBuilder {
         self
     }
 
+    /// Who looks after ports that are shared. Without [`PoolBuilder::shared`] there is nothing to do,
+    /// and no thread.
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.maintenance = maintenance;
+        self
+    }
+
     /// Leases only this slice of each source's ports, for a split among processes that is planned:
     /// without a file, and without ports that move to where they are needed.
     pub fn slice(mut self, slice: Slice) -> Self {
@@ -216,7 +239,11 @@ impl PoolBuilder {
                 .unwrap_or(u64::MAX),
             watch: Watch::default(),
             unusable: Mutex::new(None),
+            keeper: Mutex::default(),
         });
+        if self.maintenance == Maintenance::ByThread && pool.inner().grounds.is_shared() {
+            *pool.inner().keeper.lock() = Some(Keeper::start(pool.inner())?);
+        }
         match pool.refresh() {
             // `Pool::refresh` tells whoever asks; a port that somebody listens on costs a try.
             Ok(()) | Err(Error::Unsupported { .. }) => Ok(pool),

@@ -7,9 +7,13 @@ use crate::ledger::{Clock, Family, From, Ledger, Source, Usage, Why};
 use crate::sync::{AtomicU64, Ordering};
 use crate::territory::{Growth, Plan, Run, Tenant, Territory};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 /// Maintenance takes one part in so many of a processor at most, however much is leased.
 const DUTY: u64 = 20;
+
+/// Between two looks at a file with which something is wrong.
+const REPAIR_MS: u64 = 1_000;
 
 pub(super) struct Grounds {
     territory: Territory,
@@ -57,6 +61,11 @@ impl Grounds {
         self.territory.is_draining(family)
     }
 
+    /// A descriptor that can be read when maintenance is worth a call; see [`Territory::bell`].
+    pub(super) fn bell(&self) -> Result<OwnedFd, Error> {
+        self.territory.bell()
+    }
+
     /// Maintains the territory if that is due and nobody else is about to.
     pub(super) fn maintain_if_due(&self, ledger: &Ledger, clock: &Monotonic, random: &mut Stream) {
         // Relaxed, both: only how often there is maintenance hangs on it.
@@ -92,7 +101,10 @@ impl Grounds {
         let pause_ms = Territory::MAINTAIN_MS.max((end_ms - begin_ms) * DUTY);
         // Relaxed: see `maintain_if_due`.
         self.due_ms.store(end_ms + pause_ms, Ordering::Relaxed);
-        done
+        // After an error somebody may repair the file.
+        let next_ms = done.as_ref().map_or(Some(REPAIR_MS), |next_ms| *next_ms);
+        self.territory.ring_in(next_ms.map(|next_ms| next_ms.max(pause_ms)));
+        done.map(drop)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What all handles of one pool share.
 
 use super::grounds::Grounds;
+use super::keeper::Keeper;
 use super::random::{Seed, Stream};
 use super::watch::Watch;
 use crate::error::{Error, Exhausted};
@@ -44,6 +45,8 @@ pub(super) struct Inner {
     pub(super) grounds: Grounds,
     /// The last source that could not be used for want of a right or of its address.
     pub(super) unusable: Mutex<Option<Unusable>>,
+    /// Set right after the pool was made, where a thread is asked for.
+    pub(super) keeper: Mutex<Option<Keeper>>,
 }
 
 /// A source that rests for a reason that no waiting ends.

@@ -6,6 +6,7 @@ mod grounds;
 mod handle;
 mod ids;
 mod inner;
+mod keeper;
 mod lease;
 #[cfg(feature = "capi")]
 mod plain;
@@ -15,7 +16,7 @@ mod stream;
 mod udp;
 mod watch;
 
-pub use builder::{PoolBuilder, PrivilegedPorts};
+pub use builder::{Maintenance, PoolBuilder, PrivilegedPorts};
 pub use dial::ConnectOptions;
 pub use handle::DestinationHandle;
 pub use lease::{Lease, LeaseId, Reported};

@@ -12,7 +12,7 @@ use crate::kernel::Capabilities;
 use crate::ledger::{Census, Destination, Family, From, PoolCensus, Protocol};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -264,9 +264,10 @@ impl Pool {
     /// some ahead of need, and looks whether the shared file is still the one that it was.
     ///
     /// Acquires, releases and censuses do this by themselves, every 50 ms at most. Only a process
-    /// that can fall silent for long while others starve calls it, from a timer: without a call of
-    /// any kind nobody gives back what it holds. A pool without [`PoolBuilder::shared`] has nothing
-    /// to do here.
+    /// that can fall silent for long while others starve calls it: when [`Pool::maintain_fd`] can be
+    /// read, or from a timer. Without a call of any kind nobody gives back what it holds, unless it
+    /// has a thread for it ([`Maintenance::ByThread`](crate::Maintenance)). A pool without
+    /// [`PoolBuilder::shared`] has nothing to do here.
     ///
     /// # Errors
     ///
@@ -274,6 +275,24 @@ impl Pool {
     /// well, nothing new is leased.
     pub fn maintain(&self) -> Result<(), Error> {
         self.inner.maintain()
+    }
+
+    /// A descriptor that can be read when [`Pool::maintain`] is worth a call: when another process
+    /// has come to be in want of ports, when the shared file was changed, and when it is time to
+    /// look again, every 2.5 seconds at most while blocks are held and nobody is in want. For an
+    /// event loop that may have nothing else to do: watch it for reading, level-triggered, call
+    /// [`Pool::maintain`] when it can be read, and never read from it.
+    ///
+    /// The descriptor is an epoll instance and the caller's own; each call gives another one of the
+    /// same instance. It holds one of the user's inotify instances for as long as the pool lives. For
+    /// a pool without [`PoolBuilder::shared`] it is never readable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SharedFile`] where the file cannot be watched, [`Error::Forked`].
+    pub fn maintain_fd(&self) -> Result<OwnedFd, Error> {
+        self.inner.check_process()?;
+        self.inner.grounds.bell()
     }
 
     /// The blocks of 64 ports that this process holds of the shared file; `None` where the pool

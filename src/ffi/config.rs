@@ -4,7 +4,7 @@ use super::address;
 use super::status::{ErrorInfo, Failure, Status, answer};
 use super::types::{ip, mode, unknown};
 use super::{object, place};
-use crate::connect::{self, PoolBuilder, PrivilegedPorts};
+use crate::connect::{self, Maintenance, PoolBuilder, PrivilegedPorts};
 use crate::error::Error;
 use crate::kernel::{self, ModeChoice, SourceOptions};
 use crate::ledger::{PortRange, Sources};
@@ -25,6 +25,7 @@ pub struct Config {
     privileged: PrivilegedPorts,
     seed: Option<[u8; 32]>,
     territory: Territory,
+    maintenance: Maintenance,
     options: SourceOptions,
     options_of: Vec<(IpAddr, SourceOptions)>,
 }
@@ -193,6 +194,28 @@ pub unsafe extern "C" fn portlease_config_set_shared(
                     Territory::Shared(path.into())
                 }
             };
+            Ok(())
+        })
+    }
+}
+
+/// Sets who looks after ports that are shared, a portlease_maintenance. Without this call
+/// PORTLEASE_MAINTENANCE_BY_CALLERS. A pool that shares nothing has no thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_config_set_maintenance(
+    config: *mut Config,
+    maintenance: i32,
+    error: *mut ErrorInfo,
+) -> Status {
+    let maintenance = || match maintenance {
+        0 => Ok(Maintenance::ByCallers),
+        1 => Ok(Maintenance::ByThread),
+        _ => Err(unknown("maintenance", maintenance, "a portlease_maintenance (0 or 1)")),
+    };
+    // SAFETY: the conventions.
+    unsafe {
+        set(config, error, |config| {
+            config.maintenance = maintenance()?;
             Ok(())
         })
     }
@@ -371,6 +394,7 @@ impl Config {
             .bind_mode(self.mode)
             .min_rest(self.rest)
             .privileged_ports(self.privileged)
+            .maintenance(self.maintenance)
             .options(self.options.clone())
             .lease_ids();
         for source in self.sources.iter().flatten().cloned() {

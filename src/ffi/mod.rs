@@ -87,7 +87,9 @@ pub use lease::*;
 pub use pool::*;
 pub use socket::*;
 pub use status::{ErrorInfo, Status, portlease_status_str};
-pub use types::{Call, Census, Closed, Lease, Mode, Privileged, Progress, Protocol, Verdict};
+pub use types::{
+    Call, Census, Closed, Lease, Maintenance, Mode, Privileged, Progress, Protocol, Verdict,
+};
 pub use version::*;
 
 use status::Failure;

@@ -6,6 +6,7 @@ use super::status::{ErrorInfo, Status, answer};
 use super::types::{Census, Lease, ip, protocol};
 use super::{object, place};
 use crate::connect;
+use std::os::fd::IntoRawFd;
 
 /// A pool of source addresses and ports, leased per destination.
 #[derive(Debug)]
@@ -146,8 +147,9 @@ pub unsafe extern "C" fn portlease_pool_refresh(
 
 /// Gives back ports that other processes want and this one does not use, and looks whether the
 /// shared file (portlease_config_set_shared()) is still the one that it was. Acquires, releases
-/// and censuses do so by themselves; a process that may fall silent for long calls this from a
-/// timer, every second or so. Nothing to do for other pools.
+/// and censuses do so by themselves; a process that may fall silent for long calls this when
+/// portlease_pool_maintain_fd() can be read, or from a timer, every second or so. Nothing to do
+/// for other pools, nor with PORTLEASE_MAINTENANCE_BY_THREAD.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn portlease_pool_maintain(
     pool: *const Pool,
@@ -156,6 +158,29 @@ pub unsafe extern "C" fn portlease_pool_maintain(
     answer(error, || {
         // SAFETY: the conventions.
         Ok(unsafe { object("pool", pool) }?.0.maintain()?)
+    })
+}
+
+/// A descriptor that can be read when portlease_pool_maintain() is worth a call: when another
+/// process has come to be in want of ports, when the shared file was changed, and when it is time
+/// to look again. For an event loop that may have nothing else to do: watch it for reading,
+/// level-triggered, call portlease_pool_maintain() when it can be read, and never read from it.
+/// It is the caller's to close, before or after the pool is freed; each call gives another one.
+/// For a pool that shares nothing it is never readable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_pool_maintain_fd(
+    pool: *const Pool,
+    fd: *mut i32,
+    error: *mut ErrorInfo,
+) -> Status {
+    answer(error, || {
+        let out = place("fd", fd)?;
+        // SAFETY: the conventions.
+        let pool = unsafe { object("pool", pool) }?;
+        let descriptor = pool.0.maintain_fd()?;
+        // SAFETY: not NULL, so a place of the caller's for a number.
+        unsafe { out.write(descriptor.into_raw_fd()) };
+        Ok(())
     })
 }
 

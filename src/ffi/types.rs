@@ -41,6 +41,17 @@ pub enum Privileged {
     Lease = 1,
 }
 
+/// Who looks after ports that are shared with other processes.
+#[repr(i32)]
+pub enum Maintenance {
+    /// Whoever calls the pool. A process that may fall silent while it holds ports that others
+    /// want waits for portlease_pool_maintain_fd() in its event loop.
+    ByCallers = 0,
+    /// A thread of the pool's own as well. It blocks all signals, sleeps until others are in want
+    /// of ports or something has to be looked at, and ends with the pool.
+    ByThread = 1,
+}
+
 /// Whose end of a connection was closed first: it decides whether the kernel keeps the
 /// four-tuple in TIME_WAIT, and so how long it has to rest.
 #[repr(i32)]

@@ -18,6 +18,7 @@ mod sysctl;
 mod tests;
 mod udp;
 mod verdict;
+mod wait;
 
 pub(crate) use bind::{CallError, bind, check_bindable, check_source};
 pub use capabilities::{Capabilities, Capability};
@@ -36,3 +37,4 @@ pub(crate) use rest::TIME_WAIT_MS;
 pub(crate) use udp::{bind_alone, connected_udp};
 pub(crate) use verdict::verdict;
 pub use verdict::{Call, Verdict};
+pub(crate) use wait::{wait_readable, without_signals};

@@ -125,7 +125,16 @@ impl SharedFile {
         self.told(locks::locks_of_others(self.raw()?, bytes))
     }
 
-    fn raw(&self) -> Result<i32, Error> {
+    /// Tells all who watch the file that somebody is in want.
+    pub(super) fn touch(&self) -> Result<(), Error> {
+        // SAFETY: no times are given, which makes them now (futimens(3)).
+        match unsafe { libc::futimens(self.raw()?, std::ptr::null()) } {
+            -1 => Err(failed(&self.path, "cannot be touched", io::Error::last_os_error())),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn raw(&self) -> Result<i32, Error> {
         self.descriptor.get().map(|descriptor| descriptor.as_raw_fd())
     }
 

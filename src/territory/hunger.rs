@@ -28,6 +28,10 @@ impl Shared {
                 let byte = ground.hunger_byte(source);
                 // Shared: several may starve at once. An exclusive one exists nowhere.
                 let _ = self.file.lock(byte..byte + 1, Mode::Shared)?;
+                // Not each time: whoever looks looks again until nobody is in want.
+                if !std::mem::replace(&mut side.is_announced, true) {
+                    self.file.touch()?;
+                }
             }
         }
         Ok(())

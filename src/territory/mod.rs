@@ -4,6 +4,7 @@
 //! The ledger sees grants and revocations of runs of slots and never learns where they come from:
 //! whoever owns both passes them on as a [`Tenant`].
 
+mod bell;
 mod descriptor;
 mod file;
 mod giving;
@@ -22,6 +23,7 @@ use crate::Error;
 use crate::ledger::{Family, From, Slot, Source, Usage};
 use rand_chacha::rand_core::RngCore;
 use shared::Shared;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Slots that follow each other.
@@ -126,15 +128,16 @@ impl Territory {
     /// To be called every [`Territory::MAINTAIN_MS`] or so, off the way of an acquire: claims
     /// ahead of need, gives back what is idle or what others starve for, and looks whether the
     /// file is still the one that our locks are on. After an error nothing is granted until a
-    /// later call succeeds.
+    /// later call succeeds. Gives the milliseconds after which it is to be called again where
+    /// nothing else happens, `None` if there is no need.
     pub(crate) fn maintain(
         &self,
         now_ms: u64,
         tenant: &impl Tenant,
         random: &mut impl RngCore,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<u64>, Error> {
         match self {
-            Self::Fixed => Ok(()),
+            Self::Fixed => Ok(None),
             Self::Shared(shared) => shared.maintain(now_ms, tenant, random),
         }
     }
@@ -142,6 +145,27 @@ impl Territory {
     /// Milliseconds between two calls of [`Territory::maintain`]: how long a starving process
     /// waits for what others hold and do not use.
     pub(crate) const MAINTAIN_MS: u64 = 50;
+
+    /// A descriptor that can be read when [`Territory::maintain`] is worth a call: at the time set by
+    /// [`Territory::ring_in`], and when others come to be in want or the file is changed.
+    pub(crate) fn bell(&self) -> Result<OwnedFd, Error> {
+        match self {
+            Self::Fixed => bell::silent().map_err(|error| Error::Os {
+                call: "epoll_create1",
+                source_address: None,
+                destination: None,
+                error,
+            }),
+            Self::Shared(shared) => shared.bell(),
+        }
+    }
+
+    /// Sets when the bell rings at the latest, if there is one.
+    pub(crate) fn ring_in(&self, wait_ms: Option<u64>) {
+        if let Self::Shared(shared) = self {
+            shared.ring_in(wait_ms);
+        }
+    }
 
     /// Blocks held, for whoever wants to print them; `None` where nothing is counted in blocks.
     pub(crate) fn blocks_held(&self) -> Result<Option<u32>, Error> {

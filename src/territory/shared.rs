@@ -1,16 +1,18 @@
 //! Blocks that the processes of a host share: when to claim, when to give back.
 
+use super::bell::Bell;
 use super::file::SharedFile;
 use super::ground::Ground;
 use super::guard::Guard;
 use super::locks::{Lock, Mode};
-use super::{Growth, Tenant};
+use super::{Growth, Tenant, Territory};
 use crate::Error;
 use crate::ledger::{Family, From, Source};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use rand_chacha::rand_core::RngCore;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// An empty block is kept this long before it is given back, if nobody is in want of it.
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     sides: [Side; 2],
+    /// For those who wait for others to be in want; made when it is first asked for.
+    bell: Option<Bell>,
     /// The file was not the one that our locks are on when last looked at.
     lost: bool,
 }
@@ -70,6 +74,8 @@ pub(super) struct Side {
     /// Sources that we starve for, each with the end of its hunger; `None` if we have asked in vain
     /// since the last call of `maintain`.
     pub(super) hunger: BTreeMap<u32, Option<u64>>,
+    /// Whether the file was touched for our hunger since the last call of `maintain`.
+    pub(super) is_announced: bool,
     /// Blocks that are not drained, since they turned out to be needed, until a moment.
     pub(super) kept_min: usize,
     kept_until_ms: u64,
@@ -122,7 +128,7 @@ impl Shared {
         let begun = passes.load(Ordering::Relaxed);
         let mut state = self.state.lock();
         self.check(&mut state, tenant)?;
-        let sides = &mut state.sides;
+        let State { sides, bell, .. } = &mut *state;
         let (ground, side) = (&self.grounds[family as usize], &mut sides[family as usize]);
         let among = match from {
             From::AnySource => 0..ground.block_count(),
@@ -145,6 +151,9 @@ impl Shared {
         match self.claim(ground, side, among.clone(), side.wanted(), random)? {
             Some(blocks) => {
                 (side.growing, side.fruitful) = (true, pass);
+                if let Some(bell) = bell {
+                    bell.ring_in(Some(Territory::MAINTAIN_MS));
+                }
                 tenant.grant(ground.run(blocks.clone()));
                 self.end_hunger(ground, side, |_| true)?;
                 let run = ground.run(blocks);
@@ -166,10 +175,14 @@ impl Shared {
         now_ms: u64,
         tenant: &impl Tenant,
         random: &mut impl RngCore,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<u64>, Error> {
         self.file.check_process()?;
         let mut state = self.state.lock();
+        if let Some(bell) = &state.bell {
+            bell.hush();
+        }
         self.check(&mut state, tenant)?;
+        let mut next_ms = None;
         for (ground, side) in self.grounds.iter().zip(&mut state.sides) {
             self.end_hunger(ground, side, |until_ms| {
                 *until_ms.get_or_insert(now_ms + HUNGER_MS) <= now_ms
@@ -191,8 +204,30 @@ impl Shared {
                     tenant.grant(ground.run(blocks));
                 }
             }
+            if side.is_announced && !side.hunger.is_empty() {
+                self.file.touch()?;
+            }
+            side.is_announced = false;
+            next_ms = next_ms.into_iter().chain(side.next_ms(now_ms, !starving.is_empty())).min();
         }
-        Ok(())
+        Ok(next_ms.map(|next_ms: u64| next_ms.saturating_sub(now_ms)))
+    }
+
+    pub(super) fn bell(&self) -> Result<OwnedFd, Error> {
+        self.file.check_process()?;
+        let mut state = self.state.lock();
+        if state.bell.is_none() {
+            state.bell = Some(Bell::new(&self.file)?);
+        }
+        state.bell.as_ref().expect("it was made if there was none").descriptor()
+    }
+
+    pub(super) fn ring_in(&self, wait_ms: Option<u64>) {
+        if self.file.check_process().is_ok() {
+            if let Some(bell) = &self.state.lock().bell {
+                bell.ring_in(wait_ms);
+            }
+        }
     }
 
     pub(super) fn is_draining(&self, family: Family) -> bool {
@@ -288,6 +323,18 @@ impl Shared {
 }
 
 impl Side {
+    /// When there may be something to do that nobody else tells of.
+    fn next_ms(&self, now_ms: u64, others_starve: bool) -> Option<u64> {
+        let soon_ms = now_ms + Territory::MAINTAIN_MS;
+        match (self.held.is_empty(), self.hunger.is_empty()) {
+            (false, _) if others_starve => Some(soon_ms),
+            (_, false) => Some(now_ms + HUNGER_MS),
+            // The last connection may end without a call, in TIME_WAIT.
+            (false, true) => Some(self.next_look_ms.max(soon_ms)),
+            (true, true) => None,
+        }
+    }
+
     fn note_want(&mut self, is_seen: bool, now_ms: u64) {
         if std::mem::take(&mut self.want_seen) || is_seen {
             self.scarce_until_ms = now_ms + SCARCE_MS;

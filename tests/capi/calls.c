@@ -264,6 +264,8 @@ static void territories_keep_pools_apart(void) {
             STATUS(PORTLEASE_BAD_NUMBER, portlease_config_set_slice(config, 3, 2, &error));
             STATUS(PORTLEASE_BAD_NUMBER, portlease_config_set_slice(config, 0, 2, &error));
             OK(portlease_config_set_shared(config, path, NULL));
+            STATUS(PORTLEASE_BAD_NUMBER, portlease_config_set_maintenance(config, 2, &error));
+            OK(portlease_config_set_maintenance(config, PORTLEASE_MAINTENANCE_BY_THREAD, NULL));
             if (sliced) {
                 OK(portlease_config_set_slice(config, i + 1, 2, NULL));
             }
@@ -277,6 +279,10 @@ static void territories_keep_pools_apart(void) {
             }
             CHECK(error.status == PORTLEASE_EXHAUSTED);
             OK(portlease_pool_maintain(pools[i], NULL));
+            int32_t fd;
+            STATUS(PORTLEASE_NULL_ARGUMENT, portlease_pool_maintain_fd(pools[i], NULL, &error));
+            OK(portlease_pool_maintain_fd(pools[i], &fd, NULL));
+            CHECK(close(fd) == 0);
         }
         CHECK(leased == 128);
         portlease_pool_free(pools[0]);

@@ -20,6 +20,7 @@ static Pool make(const char *sources, unsigned rest_ms = 0) {
     CHECK(config.set_rest_ms(rest_ms).has_value());
     CHECK(config.set_slice(1, 1).has_value() && !config.set_slice(2, 1).has_value());
     CHECK(config.set_shared(nullptr).has_value());
+    CHECK(config.set_maintenance(PORTLEASE_MAINTENANCE_BY_THREAD).has_value());
     CHECK(config.set_ports(2000, 2003).has_value());
     CHECK(config.set_flags(0).has_value());
     CHECK(config.set_flags(v4("127.0.0.2", 0), 0).has_value());
@@ -42,6 +43,8 @@ static void errors_carry_their_numbers() {
     *good;
 
     Pool pool = make("127.0.0.2:5000");
+    auto fd = pool.maintain_fd();
+    CHECK(pool.maintain().has_value() && fd.has_value() && close(*fd) == 0);
     auto to = v4("127.0.0.1", 80);
     auto lease = pool.acquire(TCP, to);
     auto none = pool.acquire(TCP, to);

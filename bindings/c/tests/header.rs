@@ -11,12 +11,13 @@ const PARTS: [&str; 8] =
     ["version", "status", "types", "config", "pool", "destination", "lease", "socket"];
 
 /// Rust's name of each type, and C's.
-const TYPES: [(&str, &str); 14] = [
+const TYPES: [(&str, &str); 15] = [
     ("Status", "portlease_status"),
     ("ErrorInfo", "portlease_error"),
     ("Protocol", "portlease_protocol"),
     ("Mode", "portlease_mode"),
     ("Privileged", "portlease_privileged"),
+    ("Maintenance", "portlease_maintenance"),
     ("Closed", "portlease_closed"),
     ("Call", "portlease_call"),
     ("Verdict", "portlease_verdict"),

@@ -88,7 +88,7 @@ impl Pool {
     }
 
     fn maintain(&mut self, now_ms: u64) -> Result<(), crate::Error> {
-        self.territory.maintain(now_ms, &self.book, &mut self.random)
+        self.territory.maintain(now_ms, &self.book, &mut self.random).map(drop)
     }
 
     fn use_all(&self) {
