@@ -122,7 +122,10 @@ enum portlease_status
     PORTLEASE_UNSUPPORTED = 6,
     /** A source that is none of the pool's. */
     PORTLEASE_NOT_OURS = 7,
-    /** A four-tuple to be adopted that is leased, resting or excluded already. */
+    /**
+     * A four-tuple to be adopted that is leased, resting or excluded already, or whose port is in
+     * a block that another pool on the shared file holds.
+     */
     PORTLEASE_TAKEN = 8,
     /** The shared file of a territory cannot be used. */
     PORTLEASE_SHARED_FILE = 9,

@@ -4,6 +4,7 @@ use crate::ledger::Destination;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Why portlease could not do what it was asked for.
@@ -53,6 +54,17 @@ pub enum Error {
         source_address: SocketAddr,
         /// The destination.
         destination: Destination,
+    },
+    /// A four-tuple to be adopted whose port is in a block that another pool on the shared file holds.
+    HeldElsewhere {
+        /// The source.
+        source_address: SocketAddr,
+        /// The destination.
+        destination: Destination,
+        /// The block: ports of the source, first and last.
+        ports: RangeInclusive<u16>,
+        /// The shared file.
+        path: PathBuf,
     },
     /// The shared file of a territory cannot be used, or not any longer.
     SharedFile {
@@ -151,6 +163,16 @@ impl fmt::Display for Error {
                 destination.protocol(),
                 destination.address()
             ),
+            Self::HeldElsewhere { source_address, destination, ports, path } => write!(
+                f,
+                "{} {source_address} -> {}: another pool holds ports {}-{} of this source (shared \
+                 file {}): adopt it there, or when that pool has given them back",
+                destination.protocol(),
+                destination.address(),
+                ports.start(),
+                ports.end(),
+                path.display()
+            ),
             Self::SharedFile { path, problem, error } => {
                 write!(f, "shared file {}: {problem}", path.display())?;
                 error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
@@ -215,7 +237,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::Exhausted(_) | Error::NoSource { .. } => io::ErrorKind::AddrNotAvailable,
             Error::NotOurs { .. } => io::ErrorKind::AddrNotAvailable,
-            Error::Taken { .. } => io::ErrorKind::AddrInUse,
+            Error::Taken { .. } | Error::HeldElsewhere { .. } => io::ErrorKind::AddrInUse,
             Error::Sources(_) | Error::Config { .. } | Error::StaleLease => {
                 io::ErrorKind::InvalidInput
             }

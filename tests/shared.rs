@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,6 +236,38 @@ fn a_child_of_fork_claims_its_own() {
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
     assert_eq!(status, 0);
     assert_eq!(all(&pool, to).len(), CAPACITY - 1);
+}
+
+/// A UDP socket whose four-tuple is no pool's yet.
+fn datagrams(source: Ipv4Addr, port: u16, to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((source, port)).unwrap();
+    socket.connect(to).unwrap();
+    socket
+}
+
+#[test]
+fn what_is_adopted_or_imported_claims_its_block_or_names_it() {
+    let folder = Folder::new("adopt");
+    let to = at("127.0.0.1:80");
+    let source = sources(&folder.file())[0];
+    let [inherited, beside, apart] =
+        [20_040, 20_095, 20_096].map(|port| datagrams(source, port, to));
+    let (one, two) = (shared(&folder.file()), shared(&folder.file()));
+    let adopted = one.adopt_udp(inherited).unwrap();
+    assert_eq!(one.blocks_held().unwrap(), Some(1));
+    let error = two.adopt_udp(beside.try_clone().unwrap()).unwrap_err();
+    assert!(matches!(error, Error::HeldElsewhere { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("ports 20032-20095"), "{text}");
+    assert!(text.contains(&folder.file()), "{text}");
+    // Each learns what is in its own blocks or in nobody's.
+    assert_eq!(two.import().unwrap(), 1);
+    assert_eq!(two.blocks_held().unwrap(), Some(1));
+    assert_eq!(one.import().unwrap(), 1);
+    assert_eq!(two.adopt_udp(apart).unwrap().four_tuple().source.port(), 20_096);
+    assert_eq!(one.adopt_udp(beside).unwrap().four_tuple().source.port(), 20_095);
+    drop(adopted);
+    assert_eq!(all(&one, to).len() + all(&two, to).len(), CAPACITY);
 }
 
 // ---- several processes --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //! has a thread for it or watches a descriptor; and to itself: neither wakes it for nothing.
 
 mod common;
+#[allow(dead_code)] // Other tests kill.
 #[path = "common/crew.rs"]
 mod crew;
 

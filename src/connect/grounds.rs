@@ -3,9 +3,9 @@
 use super::random::Stream;
 use crate::error::Error;
 use crate::kernel::Monotonic;
-use crate::ledger::{Clock, Family, From, Ledger, Source, Usage, Why};
+use crate::ledger::{Clock, Family, From, Ledger, Slot, Source, Usage, Why};
 use crate::sync::{AtomicU64, Ordering};
-use crate::territory::{Growth, Plan, Run, Tenant, Territory};
+use crate::territory::{Growth, Hold, Plan, Run, Tenant, Territory};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
@@ -53,6 +53,17 @@ impl Grounds {
         random: &mut Stream,
     ) -> Result<Growth, Error> {
         self.territory.grow(family, from, &Leaser { ledger, clock }, random.numbers())
+    }
+
+    /// Claims the ports around one slot; see [`Territory::hold`].
+    pub(super) fn hold(
+        &self,
+        family: Family,
+        slot: Slot,
+        ledger: &Ledger,
+        clock: &Monotonic,
+    ) -> Result<Hold, Error> {
+        self.territory.hold(family, slot, &Leaser { ledger, clock })
     }
 
     /// Whether ports of ours are kept from new leases so that they can be given back; see

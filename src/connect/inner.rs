@@ -12,7 +12,7 @@ use crate::ledger::{
     Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of, socket_address,
 };
 use crate::sync::Mutex;
-use crate::territory::Growth;
+use crate::territory::{Growth, Hold, Territory};
 use socket2::{SockRef, Socket};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -273,12 +273,24 @@ impl Inner {
             })?;
         let destination = Destination::new(protocol, peer);
         let slot = self.slot_of(source_address).ok_or(Error::NotOurs { source_address })?;
-        let claim = self
-            .watch
-            .take_imported(&destination, slot)
-            .or_else(|| self.ledger.acquire_exactly(&destination, slot, &self.clock))
-            .ok_or(Error::Taken { source_address, destination })?;
-        Ok((claim, destination))
+        let acquire = || self.ledger.acquire_exactly(&destination, slot, &self.clock);
+        let mut claim = self.watch.take_imported(&destination, slot).or_else(acquire);
+        if claim.is_none() {
+            match self.hold(destination.family(), slot)? {
+                Hold::Ours => {}
+                Hold::Granted => claim = acquire(),
+                Hold::Theirs(path) => {
+                    let ports = Territory::block_of(source_address.port());
+                    return Err(Error::HeldElsewhere { source_address, destination, ports, path });
+                }
+            }
+        }
+        claim.map(|claim| (claim, destination)).ok_or(Error::Taken { source_address, destination })
+    }
+
+    /// Claims the ports around `slot` from the other processes, where they are shared.
+    pub(super) fn hold(&self, family: Family, slot: Slot) -> Result<Hold, Error> {
+        self.grounds.hold(family, slot, &self.ledger, &self.clock)
     }
 
     // ---- give back ------------------------------------------------------------------------

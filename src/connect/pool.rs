@@ -211,7 +211,8 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::NotOurs`] where its source is none of the pool's, [`Error::Taken`] where its
-    /// four-tuple is leased to somebody else, and [`Error::Os`] where it is not connected. The
+    /// four-tuple is leased to somebody else, [`Error::HeldElsewhere`] where ports are shared and
+    /// another pool holds the block that its port is in (one that nobody holds is claimed), and [`Error::Os`] where it is not connected. The
     /// stream is closed then, unless the caller kept a duplicate.
     pub fn adopt(&self, stream: TcpStream) -> Result<LeasedStream, Error> {
         self.inner.check_process()?;

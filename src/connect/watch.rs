@@ -5,7 +5,9 @@ use crate::error::Error;
 use crate::kernel::{ClosedFirst, Diag, Held, Listener, SocketState, TIME_WAIT_MS};
 use crate::ledger::{Claim, Clock, Destination, Family, FourTuple, Protocol, Slot, Why, scope_of};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::territory::{Hold, Territory};
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 /// The least time between two looks at the same thing that nobody asked for.
 const LOOK_AGAIN_MS: u64 = 1_000;
@@ -188,21 +190,37 @@ impl Watch {
 impl Seen {
     fn import(&mut self, inner: &Inner, diag: &mut Diag) -> Result<usize, Error> {
         let mut taken = 0;
+        let (mut asked, mut failure) = (HashSet::new(), None);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             diag.connected(protocol, inner.ports(), |held| {
-                taken += usize::from(self.take(inner, held));
+                match self.take(inner, held, &mut asked) {
+                    Ok(is_new) => taken += usize::from(is_new),
+                    Err(error) => failure = Some(error),
+                }
             })?;
         }
-        Ok(taken)
+        failure.map_or(Ok(taken), Err)
     }
 
-    /// Whether `held` is of our sources, and new to the ledger.
-    fn take(&mut self, inner: &Inner, held: Held) -> bool {
+    /// Whether `held` is of our sources, and new to the ledger. A block that nobody has is claimed
+    /// for it; what is in another's block, that other knows. `asked`: sources and blocks that have
+    /// been asked for already.
+    fn take(
+        &mut self,
+        inner: &Inner,
+        held: Held,
+        asked: &mut HashSet<(IpAddr, u16)>,
+    ) -> Result<bool, Error> {
         let FourTuple { source, destination: to } = held.four_tuple;
-        let Some(slot) = inner.slot_of(source) else { return false };
-        let Some(claim) = inner.ledger.acquire_exactly(&to, slot, &inner.clock) else {
-            return false;
-        };
+        let Some(slot) = inner.slot_of(source) else { return Ok(false) };
+        let acquire = || inner.ledger.acquire_exactly(&to, slot, &inner.clock);
+        let mut claim = acquire();
+        let block = (source.ip(), *Territory::block_of(source.port()).start());
+        if claim.is_none() && asked.insert(block) && inner.hold(to.family(), slot)? == Hold::Granted
+        {
+            claim = acquire();
+        }
+        let Some(claim) = claim else { return Ok(false) };
         match held.state {
             SocketState::TimeWait { left_ms } => rest_in_time_wait(inner, &to, claim, left_ms),
             SocketState::Live => {
@@ -210,7 +228,7 @@ impl Seen {
                 claims.insert(slot, ImportedClaim { claim, interface: held.interface });
             }
         }
-        true
+        Ok(true)
     }
 
     /// Gives back what the kernel does not hold any more; whether there was any.

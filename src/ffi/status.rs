@@ -29,7 +29,8 @@ pub enum Status {
     Unsupported = 6,
     /// A source that is none of the pool's.
     NotOurs = 7,
-    /// A four-tuple to be adopted that is leased, resting or excluded already.
+    /// A four-tuple to be adopted that is leased, resting or excluded already, or whose port is in
+    /// a block that another pool on the shared file holds.
     Taken = 8,
     /// The shared file of a territory cannot be used.
     SharedFile = 9,
@@ -220,7 +221,7 @@ impl Failure {
                 Error::Os { .. } => Status::Os,
                 Error::Unsupported { .. } => Status::Unsupported,
                 Error::NotOurs { .. } => Status::NotOurs,
-                Error::Taken { .. } => Status::Taken,
+                Error::Taken { .. } | Error::HeldElsewhere { .. } => Status::Taken,
                 Error::SharedFile { .. } => Status::SharedFile,
                 Error::StaleLease => Status::StaleLease,
                 Error::Forked => Status::Forked,

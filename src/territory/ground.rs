@@ -195,6 +195,11 @@ impl Ground {
         })
     }
 
+    /// The block that a slot lies in.
+    pub(super) fn block_of(&self, slot: Slot) -> u32 {
+        self.first_slots.partition_point(|first| *first <= slot.0) as u32 - 1
+    }
+
     /// The bytes between which the hunger of all our sources lies; `None` without a source.
     pub(super) fn hunger_bytes(&self) -> Option<Range<u64>> {
         let (first, last) = (self.keys.first()?.0, self.keys.last()?.0);

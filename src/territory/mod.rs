@@ -23,6 +23,7 @@ use crate::Error;
 use crate::ledger::{Family, From, Slot, Source, Usage};
 use rand_chacha::rand_core::RngCore;
 use shared::Shared;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -71,6 +72,18 @@ pub(crate) enum Growth {
     NothingFree,
 }
 
+/// Who holds the block that a slot lies in.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// This pool did already, or there are no blocks.
+    Ours,
+    /// This pool does from now on: the tenant has been granted the block.
+    Granted,
+    /// Another pool on this file.
+    Theirs(PathBuf),
+}
+
 /// The ports that this process may lease.
 #[derive(Debug)]
 pub(crate) enum Territory {
@@ -114,6 +127,25 @@ impl Territory {
             Self::Fixed => Ok(Growth::NothingFree),
             Self::Shared(shared) => shared.grow(family, from, tenant, random),
         }
+    }
+
+    /// Claims the block of one slot, for a socket that exists already.
+    pub(crate) fn hold(
+        &self,
+        family: Family,
+        slot: Slot,
+        tenant: &impl Tenant,
+    ) -> Result<Hold, Error> {
+        match self {
+            Self::Fixed => Ok(Hold::Ours),
+            Self::Shared(shared) => shared.hold(family, slot, tenant),
+        }
+    }
+
+    /// The ports that are in one block with `port`.
+    pub(crate) fn block_of(port: u16) -> RangeInclusive<u16> {
+        let first = port / ground::BLOCK_PORTS * ground::BLOCK_PORTS;
+        first..=first + (ground::BLOCK_PORTS - 1)
     }
 
     /// Whether blocks are kept from new leases until they are empty; [`Territory::grow`] grants them

@@ -5,9 +5,9 @@ use super::file::SharedFile;
 use super::ground::Ground;
 use super::guard::Guard;
 use super::locks::{Lock, Mode};
-use super::{Growth, Tenant, Territory};
+use super::{Growth, Hold, Tenant, Territory};
 use crate::Error;
-use crate::ledger::{Family, From, Source};
+use crate::ledger::{Family, From, Slot, Source};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use rand_chacha::rand_core::RngCore;
 use std::collections::BTreeMap;
@@ -168,6 +168,33 @@ impl Shared {
                 Ok(Growth::NothingFree)
             }
         }
+    }
+
+    pub(super) fn hold(
+        &self,
+        family: Family,
+        slot: Slot,
+        tenant: &impl Tenant,
+    ) -> Result<Hold, Error> {
+        self.file.check_process()?;
+        let mut state = self.state.lock();
+        self.check(&mut state, tenant)?;
+        let (ground, side) = (&self.grounds[family as usize], &mut state.sides[family as usize]);
+        let block = ground.block_of(slot);
+        let held = side.held.get(&block);
+        if held.is_some_and(|held| !held.is_draining) {
+            return Ok(Hold::Ours);
+        }
+        let bytes = ground.bytes(&(block..block + 1));
+        if held.is_none() && self.file.lock(bytes, Mode::Exclusive)? == Lock::Busy {
+            return Ok(Hold::Theirs(self.file.path().to_owned()));
+        }
+        side.held.insert(block, Held::default());
+        tenant.grant(ground.run(block..block + 1));
+        if let Some(bell) = &state.bell {
+            bell.ring_in(Some(Territory::MAINTAIN_MS));
+        }
+        Ok(Hold::Granted)
     }
 
     pub(super) fn maintain(

@@ -41,7 +41,8 @@ fn two_files_are_refused_for_one_block_and_taken_for_any_others() {
 fn whoever_comes_to_a_replaced_file_is_refused_until_all_are_gone_that_have_the_old_one() {
     let sources = [source("10.0.0.1", &[1024..=4095]), source("::1", &[1024..=4095])];
     let path = |folder: &Folder| folder.0.join("territory");
-    let replacements: [(&str, fn(&Path)); 3] = [
+    type Harm = fn(&Path);
+    let replacements: [(&str, Harm); 3] = [
         ("renamed-over", |path| {
             fs::copy(path, path.with_extension("new")).unwrap();
             fs::rename(path.with_extension("new"), path).unwrap();
