@@ -59,6 +59,21 @@ fn a_file_that_is_none_of_ours_is_refused_and_left_as_it_is() {
     assert!(refusal(Path::new("/dev/null")).contains("not a regular file"));
 }
 
+#[test]
+fn a_file_that_may_not_be_read_or_written_is_refused() {
+    let folder = Folder::new("unreadable");
+    drop(Pool::new(&folder.file(), &sources()).unwrap());
+    for mode in [0o000, 0o400, 0o200] {
+        fs::set_permissions(folder.file(), fs::Permissions::from_mode(mode)).unwrap();
+        if fs::File::options().read(true).write(true).open(folder.file()).is_ok() {
+            let line = b"SKIP: a file that may not be read: this user may read all\n";
+            return std::io::Write::write_all(&mut std::io::stderr(), line).unwrap();
+        }
+        let text = refusal(&folder.file());
+        assert!(text.contains("cannot be opened for reading and writing"), "{text}");
+    }
+}
+
 /// Does `harm` to the file of a pool that holds blocks, `cure`s it, and looks at both.
 fn harmed(name: &str, told: &str, harm: impl Fn(&Path), cure: impl Fn(&Path)) {
     let folder = Folder::new(name);
