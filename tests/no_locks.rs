@@ -8,12 +8,16 @@ mod crew;
 use crew::{Folder, Member, part, say};
 use portlease::{Error, Pool, Protocol};
 use std::io;
+use std::os::fd::AsRawFd;
 
 const TEST: &str = "without_locks_there_is_no_shared_pool_and_it_is_said_why";
 
-/// From now on each open-file-description lock is answered with `errno`, in this process.
-fn refuse_locks(errno: i32) -> io::Result<()> {
+/// From now on each open-file-description lock is answered with `errno` in this process, but for
+/// those on the descriptor `exempt`; each question about one too, where there are `no_answers`.
+fn refuse_locks(errno: i32, exempt: u32, no_answers: bool) -> io::Result<()> {
     const NUMBER: u32 = 0;
+    /// The low half of the first argument.
+    const DESCRIPTOR: u32 = 16 + if cfg!(target_endian = "big") { 4 } else { 0 };
     /// The low half of the second argument.
     const COMMAND: u32 = 16 + 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
     let load = |k| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k };
@@ -21,9 +25,11 @@ fn refuse_locks(errno: i32) -> io::Result<()> {
     let answer = |k| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
     let mut filter = [
         load(NUMBER),
-        if_equal(libc::SYS_fcntl as u32, 0, 5),
+        if_equal(libc::SYS_fcntl as u32, 0, 7),
+        load(DESCRIPTOR),
+        if_equal(exempt, 5, 0),
         load(COMMAND),
-        if_equal(libc::F_OFD_GETLK as u32, 2, 0),
+        if_equal(if no_answers { libc::F_OFD_GETLK as u32 } else { u32::MAX }, 2, 0),
         if_equal(libc::F_OFD_SETLK as u32, 1, 0),
         if_equal(libc::F_OFD_SETLKW as u32, 0, 1),
         answer(libc::SECCOMP_RET_ERRNO | errno as u32),
@@ -45,10 +51,15 @@ fn builder(file: &str) -> portlease::PoolBuilder {
 #[test]
 fn without_locks_there_is_no_shared_pool_and_it_is_said_why() {
     if let Some(part) = part() {
-        let (errno, file) = part.split_once(' ').unwrap();
+        let [what, errno, file] = part.splitn(3, ' ').collect::<Vec<_>>().try_into().unwrap();
         let errno: i32 = errno.parse().unwrap();
+        // The number that a pool gives to the first descriptor that it opens: the namespace.
+        let first = std::fs::File::open("/").unwrap().as_raw_fd() as u32;
         let before = builder(file).build().unwrap();
-        let filter = refuse_locks(errno);
+        let exempt = if what == "namespace" { u32::MAX } else { first };
+        let filter = refuse_locks(errno, exempt, what != "claim");
+        // SAFETY: no argument is a pointer. Whoever tries again for ever is ended.
+        unsafe { libc::alarm(20) };
         if let Err(error) = filter {
             return say(&format!("told SKIP {error}"));
         }
@@ -57,6 +68,7 @@ fn without_locks_there_is_no_shared_pool_and_it_is_said_why() {
         let error = before.acquire(Protocol::Tcp, to).unwrap_err();
         assert!(matches!(error, Error::SharedFile { .. }), "{error}");
         assert_eq!(before.blocks_held().unwrap(), Some(0));
+        drop(before);
         std::fs::remove_file(file).unwrap();
         let error = builder(file).build().unwrap_err();
         assert!(matches!(error, Error::SharedFile { .. }), "{error}");
@@ -66,15 +78,19 @@ fn without_locks_there_is_no_shared_pool_and_it_is_said_why() {
         whole.acquire(Protocol::Tcp, to).unwrap().release();
         return say(&format!("told {error}"));
     }
-    for (errno, told) in [
-        (libc::EINVAL, "F_OFD_SETLK, since Linux 3.15"),
-        (libc::ENOSYS, "name one on a local filesystem"),
-        (libc::EOPNOTSUPP, "name one on a local filesystem"),
-        (libc::ENOLCK, "out of memory for locks"),
-        (libc::EIO, "cannot be locked"),
+    for (what, errno, told) in [
+        ("file", libc::EINVAL, "F_OFD_SETLK, since Linux 3.15"),
+        ("file", libc::ENOSYS, "name one on a local filesystem"),
+        ("file", libc::EOPNOTSUPP, "name one on a local filesystem"),
+        ("file", libc::ENOLCK, "out of memory for locks"),
+        // A security module says "no" to who locks, and nothing to who asks.
+        ("claim", libc::EACCES, "cannot be locked: "),
+        ("namespace", libc::EINVAL, "the network namespace cannot be locked"),
+        ("namespace", libc::EACCES, "the network namespace cannot be locked"),
     ] {
-        let folder = Folder::new(&format!("no-locks-{errno}"));
-        let text = Member::start(TEST, &format!("{errno} {}", folder.file())).wait_for("told");
+        let folder = Folder::new(&format!("no-locks-{what}-{errno}"));
+        let part = format!("{what} {errno} {}", folder.file());
+        let text = Member::start(TEST, &part).wait_for("told");
         if let Some(reason) = text.strip_prefix("SKIP ") {
             let line = format!("SKIP: {TEST}: no filter of system calls: {reason}\n");
             return io::Write::write_all(&mut io::stderr(), line.as_bytes()).unwrap();

@@ -223,7 +223,7 @@ fn refuse_remote(path: &Path, file: &File) -> Result<(), Error> {
     }
 }
 
-pub(super) fn lock_failed(path: &Path, error: io::Error) -> Error {
+fn lock_failed(path: &Path, error: io::Error) -> Error {
     let problem = match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => {
             "cannot be locked (fcntl F_OFD_SETLK, since Linux 3.15): name one on a local \

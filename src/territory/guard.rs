@@ -7,7 +7,7 @@
 //! Locks first, looks then: of two that come at once with two files at least one is refused.
 
 use super::descriptor::Descriptor;
-use super::file::{failed, lock_failed, unfit};
+use super::file::{failed, unfit};
 use super::ground::Ground;
 use super::locks::{self, Lock, Mode};
 use crate::Error;
@@ -15,6 +15,7 @@ use crate::ledger::{Family, Source};
 use siphasher::sip::SipHasher24;
 use std::fs::File;
 use std::hash::Hasher;
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -61,10 +62,10 @@ impl Guard {
         for (ground, half) in areas(grounds) {
             let first = first_byte(ground, half, fingerprint(identity, half));
             for (_, place) in ground.places() {
+                let bytes = first + place.start..first + place.end;
                 // Never busy: nobody can open a namespace for writing, so all locks are shared.
-                let _: Lock =
-                    locks::lock(raw, first + place.start..first + place.end, Mode::Shared)
-                        .map_err(|error| lock_failed(path, error))?;
+                let _: Lock = locks::lock(raw, bytes, Mode::Shared)
+                    .map_err(|error| not_locked(path, error))?;
             }
         }
         self.refuse_others(path, Some(identity), grounds, sources)
@@ -87,7 +88,7 @@ impl Guard {
             });
             for bytes in [all.start..ours.start, ours.end..all.end] {
                 let found =
-                    locks::locks_of_others(raw, bytes).map_err(|error| lock_failed(path, error))?;
+                    locks::locks_of_others(raw, bytes).map_err(|error| not_locked(path, error))?;
                 let in_common = found.into_iter().find_map(|bytes| ground.in_common(&bytes));
                 if let Some(blocks) = in_common {
                     return Err(refusal(path, ground, sources, blocks));
@@ -135,6 +136,13 @@ fn fingerprint((device, inode): Identity, half: u32) -> u64 {
     hasher.write_u64(device);
     hasher.write_u64(inode);
     hasher.finish() >> (u64::BITS - HALF_BITS)
+}
+
+fn not_locked(path: &Path, error: io::Error) -> Error {
+    let problem = "the network namespace cannot be locked to guard it against a second file (fcntl \
+                   F_OFD_SETLK on /proc/thread-self/ns/net, since Linux 3.15): allow that, or give \
+                   each process a slice of its own";
+    failed(path, problem, error)
 }
 
 fn refusal(path: &Path, ground: &Ground, sources: &[Source], blocks: Range<u32>) -> Error {

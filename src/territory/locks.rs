@@ -35,9 +35,8 @@ impl Mode {
 pub(super) fn lock(raw: i32, bytes: Range<u64>, mode: Mode) -> io::Result<Lock> {
     match fcntl(raw, libc::F_OFD_SETLK, mode.kind(), bytes) {
         Ok(_) => Ok(Lock::Taken),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            Ok(Lock::Busy)
-        }
+        // POSIX would allow EACCES as well. On Linux that is a security module's "no", to all.
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(Lock::Busy),
         Err(error) => Err(error),
     }
 }
