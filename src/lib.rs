@@ -30,7 +30,7 @@
 //! | dial one destination all day | [`Pool::destination`], a [`DestinationHandle`] |
 //! | keep your own sockets | [`Pool::acquire`], [`Lease::bind`], [`Lease::report`], [`Lease::close`] |
 //! | start beside sockets that exist | [`Pool::import`], [`Pool::adopt`] |
-//! | share ports with other processes | [`PoolBuilder::shared`], [`PoolBuilder::slice`] |
+//! | share ports with other processes | [`PoolBuilder::shared`], [`Pool::maintain_fd`], [`PoolBuilder::slice`] |
 //! | see what is left | [`Pool::census`], [`Pool::census_of`], [`Pool::capabilities`] |
 //! | call from C and C++ | feature `capi`, `include/portlease.h` |
 //!

@@ -164,6 +164,9 @@ impl PoolBuilder {
     /// as `/run`, and remove it only when no pool uses it. Other pools may have other sources and
     /// ranges. Locks are those of fcntl(2), `F_OFD_SETLK`, Linux 3.15.
     ///
+    /// All pools of a network namespace that have a port in common name one file: while some are on
+    /// another one, or on a former file of that name that was removed or replaced, a pool is refused.
+    ///
     /// A pool has one territory: of this and [`PoolBuilder::slice`] the last call counts.
     pub fn shared(mut self, file: impl Into<PathBuf>) -> Self {
         self.territory = Plan::Shared(file.into());

@@ -175,7 +175,9 @@ pub unsafe extern "C" fn portlease_config_set_privileged_ports(
 /// Shares the ports with all pools on this host that name the same file, in this process and in
 /// others: no two of them lease the same port of the same source. The file is made where it is
 /// missing, for its owner alone; put it on a local filesystem, such as /run, and remove it only
-/// when no pool uses it. The kernel gives back the ports of a process that dies, however it dies.
+/// when no pool uses it: a pool is refused while others have one of its ports through another file,
+/// or through a former one of that name. The kernel gives back the ports of a process that dies,
+/// however it dies.
 /// NULL as path takes back this call or portlease_config_set_slice(): of the two the last counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn portlease_config_set_shared(
