@@ -3,7 +3,7 @@
 use portlease::{
     ClosedFirst, Destination, DestinationHandle, Error, Exhausted, Family, Lease, LeaseId,
     LeasedPort, LeasedStream, LeasedUdpSocket, ModeChoice, Pool, PoolBuilder, PortRange,
-    PrivilegedPorts, Protocol,
+    PrivilegedPorts, Protocol, Slice,
 };
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -319,4 +319,30 @@ fn eight_threads_never_share_a_four_tuple() {
         }
     });
     assert_eq!(pool.census().unwrap().sum.leased, 0);
+}
+
+#[test]
+fn slices_are_the_whole_cut_up() {
+    const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20287";
+    let to = at("127.0.0.1:80");
+    let mut seen = HashSet::new();
+    for number in 1..=3 {
+        let slice = Slice::new(number, 3).unwrap();
+        let pool = Pool::builder().sources(SOURCES).slice(slice).build().unwrap();
+        assert_eq!(pool.blocks_held().unwrap(), None);
+        let leases: Vec<_> = std::iter::from_fn(|| pool.acquire(Protocol::Tcp, to).ok()).collect();
+        exhausted(pool.acquire(Protocol::Tcp, to));
+        let sources: HashSet<_> = leases.iter().map(|lease| lease.source()).collect();
+        let cut: HashSet<_> = slice
+            .of(&SOURCES.parse::<portlease::Sources>().unwrap().into_iter().collect::<Vec<_>>())
+            .iter()
+            .flat_map(|source| {
+                let ports = source.ports.iter().flat_map(|range| range.first()..=range.last());
+                ports.map(|port| SocketAddr::new(source.address, port)).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(sources, cut);
+        seen.extend(sources);
+    }
+    assert_eq!(seen.len(), 512);
 }

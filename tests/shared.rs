@@ -8,7 +8,7 @@ mod crew;
 
 use common::in_namespace;
 use crew::{Folder, Member, part, say};
-use portlease::{ClosedFirst, Error, Family, Lease, Pool, PoolBuilder, Protocol, Slice};
+use portlease::{ClosedFirst, Error, Family, Lease, Pool, PoolBuilder, Protocol};
 use socket2::{Domain, Socket, Type};
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -184,31 +184,6 @@ fn an_unfit_file_is_an_error_of_build() {
 }
 
 #[test]
-fn slices_are_the_whole_cut_up() {
-    const SOURCES: &str = "127.0.0.2-127.0.0.3:20032-20287";
-    let to = at("127.0.0.1:80");
-    let mut seen = HashSet::new();
-    for number in 1..=3 {
-        let slice = Slice::new(number, 3).unwrap();
-        let pool = Pool::builder().sources(SOURCES).slice(slice).build().unwrap();
-        assert_eq!(pool.blocks_held().unwrap(), None);
-        let leases = all(&pool, to);
-        let sources: HashSet<_> = leases.iter().map(|lease| lease.source()).collect();
-        let cut: HashSet<_> = slice
-            .of(&SOURCES.parse::<portlease::Sources>().unwrap().into_iter().collect::<Vec<_>>())
-            .iter()
-            .flat_map(|source| {
-                let ports = source.ports.iter().flat_map(|range| range.first()..=range.last());
-                ports.map(|port| SocketAddr::new(source.address, port)).collect::<Vec<_>>()
-            })
-            .collect();
-        assert_eq!(sources, cut);
-        seen.extend(sources);
-    }
-    assert_eq!(seen.len(), CAPACITY);
-}
-
-#[test]
 fn a_child_of_fork_claims_its_own() {
     let folder = Folder::new("fork");
     let pool = shared(&folder.file());
@@ -297,6 +272,27 @@ fn what_is_adopted_or_imported_claims_its_block_or_names_it() {
     assert_eq!(one.adopt_udp(beside).unwrap().four_tuple().source.port(), 20_095);
     drop(adopted);
     assert_eq!(all(&one, to).len() + all(&two, to).len(), CAPACITY);
+}
+
+#[test]
+fn a_block_of_what_was_imported_and_is_gone_goes_to_who_starves() {
+    let folder = Folder::new("gone");
+    let to = at("127.0.0.1:80");
+    let strangers = datagrams(sources(&folder.file())[0], 20_040, to);
+    let (rich, poor) = (shared(&folder.file()), shared(&folder.file()));
+    assert_eq!(rich.import().unwrap(), 1);
+    let mut leases = all(&poor, to);
+    assert_eq!(leases.len(), CAPACITY - 64);
+    rich.maintain().unwrap();
+    assert_eq!(rich.blocks_held().unwrap(), Some(1));
+    drop(strangers);
+    let end = Instant::now() + PATIENCE;
+    while leases.len() < CAPACITY {
+        assert!(Instant::now() < end, "what is gone is kept");
+        leases.extend(poor.acquire(Protocol::Tcp, to));
+        thread::sleep(Duration::from_millis(1));
+        rich.maintain().unwrap();
+    }
 }
 
 // ---- several processes --------------------------------------------------------------------------

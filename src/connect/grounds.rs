@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 /// Maintenance takes one part in so many of a processor at most, however much is leased.
-const DUTY: u64 = 20;
+pub(super) const DUTY: u64 = 20;
 
 /// Between two looks at a file with which something is wrong.
 const REPAIR_MS: u64 = 1_000;
@@ -97,14 +97,14 @@ impl Grounds {
         }
     }
 
-    /// Maintains the territory now.
+    /// Maintains the territory now; whether others are in want and we hold something.
     #[cold]
     pub(super) fn maintain(
         &self,
         ledger: &Ledger,
         clock: &Monotonic,
         random: &mut Stream,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let begin_ms = clock.now_ms();
         let tenant = Leaser { ledger, clock };
         let done = self.territory.maintain(begin_ms, &tenant, random.numbers());
@@ -113,9 +113,9 @@ impl Grounds {
         // Relaxed: see `maintain_if_due`.
         self.due_ms.store(end_ms + pause_ms, Ordering::Relaxed);
         // After an error somebody may repair the file.
-        let next_ms = done.as_ref().map_or(Some(REPAIR_MS), |next_ms| *next_ms);
+        let next_ms = done.as_ref().map_or(Some(REPAIR_MS), |outlook| outlook.next_ms);
         self.territory.ring_in(next_ms.map(|next_ms| next_ms.max(pause_ms)));
-        done.map(drop)
+        done.map(|outlook| outlook.is_pressed)
     }
 }
 

@@ -324,7 +324,12 @@ impl Inner {
     /// Looks after the territory now.
     pub(super) fn maintain(&self) -> Result<(), Error> {
         self.check_process()?;
-        self.seed.with(|random| self.grounds.maintain(&self.ledger, &self.clock, random))
+        let maintain = |random: &mut _| self.grounds.maintain(&self.ledger, &self.clock, random);
+        if self.seed.with(maintain)? {
+            // What was imported may be gone. Where the kernel does not tell, nothing was.
+            let _ = self.watch.refresh_imported_under_pressure(self);
+        }
+        Ok(())
     }
 
     /// What becomes of a four-tuple whose connection was closed.

@@ -262,7 +262,8 @@ impl Pool {
     // ---- ports that are shared with other processes -----------------------------------------
 
     /// Gives back blocks of ports that are empty and that another process is in want of, claims
-    /// some ahead of need, and looks whether the shared file is still the one that it was.
+    /// some ahead of need, and looks whether the shared file is still the one that it was, and, where
+    /// others are in want, whether imported four-tuples still exist.
     ///
     /// Acquires, releases and censuses do this by themselves, every 50 ms at most. Only a process
     /// that can fall silent for long while others starve calls it: when [`Pool::maintain_fd`] can be

@@ -1,5 +1,6 @@
 //! What the kernel says others hold: listeners, and four-tuples from before our time.
 
+use super::grounds::DUTY;
 use super::inner::Inner;
 use crate::error::Error;
 use crate::kernel::{ClosedFirst, Diag, Held, Listener, SocketState, TIME_WAIT_MS};
@@ -19,6 +20,8 @@ pub(super) struct Watch {
     /// Ports that are leased for all destinations: who listens on them is no stranger.
     held: Mutex<HashSet<(Family, Slot)>>,
     listeners_looked_ms: AtomicU64,
+    /// When to look next at all that is imported because others are in want.
+    pressed_due_ms: AtomicU64,
     /// How many destinations have imported four-tuples.
     imported: AtomicU32,
 }
@@ -53,10 +56,7 @@ impl Watch {
         let mut diag = Diag::open()?;
         self.look_at_listeners(inner, &mut diag)?;
         let mut seen = self.seen.lock();
-        let destinations: Vec<_> = seen.imported.keys().copied().collect();
-        let looked = destinations
-            .iter()
-            .try_for_each(|to| seen.look_at_imported(inner, &mut diag, to).map(drop));
+        let looked = seen.look_at_all_imported(inner, &mut diag);
         self.count_imported(&seen);
         looked
     }
@@ -113,6 +113,25 @@ impl Watch {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Looks at all imported four-tuples, unless that was done a moment ago, measured by how long it
+    /// takes: others are in want of the ports, and no acquire here need ever come to look.
+    pub(super) fn refresh_imported_under_pressure(&self, inner: &Inner) -> Result<(), Error> {
+        let begin_ms = inner.clock.now_ms();
+        // Relaxed, all: only how often the kernel is asked hangs on it.
+        if self.imported.load(Ordering::Relaxed) == 0
+            || begin_ms < self.pressed_due_ms.load(Ordering::Relaxed)
+        {
+            return Ok(());
+        }
+        let mut seen = self.seen.lock();
+        let looked = seen.look_at_all_imported(inner, &mut Diag::open()?);
+        self.count_imported(&seen);
+        let end_ms = inner.clock.now_ms();
+        let pause_ms = LOOK_AGAIN_MS.max((end_ms - begin_ms) * DUTY);
+        self.pressed_due_ms.store(end_ms + pause_ms, Ordering::Relaxed);
+        looked
     }
 
     /// Withholds what the kernel holds and the ledger does not; how many four-tuples that are.
@@ -229,6 +248,11 @@ impl Seen {
             }
         }
         Ok(true)
+    }
+
+    fn look_at_all_imported(&mut self, inner: &Inner, diag: &mut Diag) -> Result<(), Error> {
+        let destinations: Vec<_> = self.imported.keys().copied().collect();
+        destinations.iter().try_for_each(|to| self.look_at_imported(inner, diag, to).map(drop))
     }
 
     /// Gives back what the kernel does not hold any more; whether there was any.

@@ -72,6 +72,15 @@ pub(crate) enum Growth {
     NothingFree,
 }
 
+/// What maintenance has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// Milliseconds after which to maintain again where nothing else happens; `None`: no need.
+    pub(crate) next_ms: Option<u64>,
+    /// Others are in want, and we hold something.
+    pub(crate) is_pressed: bool,
+}
+
 /// Who holds the block that a slot lies in.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,16 +169,15 @@ impl Territory {
     /// To be called every [`Territory::MAINTAIN_MS`] or so, off the way of an acquire: claims
     /// ahead of need, gives back what is idle or what others starve for, and looks whether the
     /// file is still the one that our locks are on. After an error nothing is granted until a
-    /// later call succeeds. Gives the milliseconds after which it is to be called again where
-    /// nothing else happens, `None` if there is no need.
+    /// later call succeeds.
     pub(crate) fn maintain(
         &self,
         now_ms: u64,
         tenant: &impl Tenant,
         random: &mut impl RngCore,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Outlook, Error> {
         match self {
-            Self::Fixed => Ok(None),
+            Self::Fixed => Ok(Outlook::default()),
             Self::Shared(shared) => shared.maintain(now_ms, tenant, random),
         }
     }

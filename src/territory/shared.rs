@@ -5,7 +5,7 @@ use super::file::SharedFile;
 use super::ground::Ground;
 use super::guard::Guard;
 use super::locks::{Lock, Mode};
-use super::{Growth, Hold, Tenant, Territory};
+use super::{Growth, Hold, Outlook, Tenant, Territory};
 use crate::Error;
 use crate::ledger::{Family, From, Slot, Source};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -202,14 +202,14 @@ impl Shared {
         now_ms: u64,
         tenant: &impl Tenant,
         random: &mut impl RngCore,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Outlook, Error> {
         self.file.check_process()?;
         let mut state = self.state.lock();
         if let Some(bell) = &state.bell {
             bell.hush();
         }
         self.check(&mut state, tenant)?;
-        let mut next_ms = None;
+        let (mut next_ms, mut is_pressed) = (None, false);
         for (ground, side) in self.grounds.iter().zip(&mut state.sides) {
             self.end_hunger(ground, side, |until_ms| {
                 *until_ms.get_or_insert(now_ms + HUNGER_MS) <= now_ms
@@ -235,9 +235,11 @@ impl Shared {
                 self.file.touch()?;
             }
             side.is_announced = false;
+            is_pressed |= !starving.is_empty() && !side.held.is_empty();
             next_ms = next_ms.into_iter().chain(side.next_ms(now_ms, !starving.is_empty())).min();
         }
-        Ok(next_ms.map(|next_ms: u64| next_ms.saturating_sub(now_ms)))
+        let next_ms = next_ms.map(|next_ms: u64| next_ms.saturating_sub(now_ms));
+        Ok(Outlook { next_ms, is_pressed })
     }
 
     pub(super) fn bell(&self) -> Result<OwnedFd, Error> {
