@@ -77,20 +77,31 @@ impl Grounds {
         self.territory.bell()
     }
 
-    /// Maintains the territory if that is due and nobody else is about to.
-    pub(super) fn maintain_if_due(&self, ledger: &Ledger, clock: &Monotonic, random: &mut Stream) {
-        // Relaxed, both: only how often there is maintenance hangs on it.
+    /// Whether ports are shared and it is time to maintain. Asked by every call.
+    #[inline]
+    pub(super) fn is_due(&self, clock: &Monotonic) -> bool {
+        // Relaxed: only how often there is maintenance hangs on it.
+        self.is_shared() && clock.about_now_ms() >= self.due_ms.load(Ordering::Relaxed)
+    }
+
+    /// Maintains the territory where [`Grounds::is_due`], unless somebody else is about to.
+    #[cold]
+    pub(super) fn maintain_since_due(
+        &self,
+        ledger: &Ledger,
+        clock: &Monotonic,
+        random: &mut Stream,
+    ) {
+        // Relaxed, both: as in `is_due`.
         let due_ms = self.due_ms.load(Ordering::Relaxed);
         let now_ms = clock.now_ms();
-        if now_ms < due_ms {
-            return;
-        }
         let soon_ms = now_ms + Territory::MAINTAIN_MS;
-        let is_ours = self
-            .due_ms
-            .compare_exchange(due_ms, soon_ms, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok();
-        if is_ours {
+        let is_ours = || {
+            self.due_ms
+                .compare_exchange(due_ms, soon_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        if now_ms >= due_ms && is_ours() {
             // What is wrong with the file has revoked all that was granted, so the next acquire
             // asks for more and is told.
             let _ = self.maintain(ledger, clock, random);
@@ -110,7 +121,7 @@ impl Grounds {
         let done = self.territory.maintain(begin_ms, &tenant, random.numbers());
         let end_ms = clock.now_ms();
         let pause_ms = Territory::MAINTAIN_MS.max((end_ms - begin_ms) * DUTY);
-        // Relaxed: see `maintain_if_due`.
+        // Relaxed: as in `is_due`.
         self.due_ms.store(end_ms + pause_ms, Ordering::Relaxed);
         // After an error somebody may repair the file.
         let next_ms = done.as_ref().map_or(Some(REPAIR_MS), |outlook| outlook.next_ms);

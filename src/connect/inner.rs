@@ -92,7 +92,7 @@ impl Inner {
         let counts = self.ledger.full_pinned(pin)?;
         let is_sure = !self.watch.has_imported()
             && (counts.excluded == 0
-                || !self.grounds.is_shared() && self.watch.knows_listeners(self.clock.coarse_ms()));
+                || !self.grounds.is_shared() && self.watch.knows_listeners(self.clock.about_now_ms()));
         is_sure.then_some(counts)
     }
 
@@ -101,8 +101,8 @@ impl Inner {
     #[inline(never)]
     fn do_chores(&self, random: &mut Stream) {
         self.ledger.tidy(&self.clock, random);
-        if self.grounds.is_shared() {
-            self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
+        if self.grounds.is_due(&self.clock) {
+            self.grounds.maintain_since_due(&self.ledger, &self.clock, random);
         }
     }
 
@@ -118,8 +118,8 @@ impl Inner {
             if random.has_chore() {
                 self.do_chores(random);
             }
-            if self.grounds.is_shared() {
-                self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
+            if self.grounds.is_due(&self.clock) {
+                self.grounds.maintain_since_due(&self.ledger, &self.clock, random);
             }
             acquire(random)
         });
@@ -314,9 +314,9 @@ impl Inner {
     /// Where ports are shared whoever calls does so, now and then: there is no thread for it.
     #[inline]
     pub(super) fn look_after_grounds(&self) {
-        if self.grounds.is_shared() {
+        if self.grounds.is_due(&self.clock) {
             self.seed.with(|random| {
-                self.grounds.maintain_if_due(&self.ledger, &self.clock, random);
+                self.grounds.maintain_since_due(&self.ledger, &self.clock, random);
             });
         }
     }

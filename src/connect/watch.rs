@@ -64,7 +64,7 @@ impl Watch {
     /// Looks at who listens, unless somebody did a moment ago or is about to. Whether a port came
     /// free.
     pub(super) fn refresh_listeners_if_old(&self, inner: &Inner) -> Result<bool, Error> {
-        let now_ms = inner.clock.coarse_ms();
+        let now_ms = inner.clock.about_now_ms();
         if self.knows_listeners(now_ms) {
             return Ok(false);
         }

@@ -37,12 +37,15 @@ impl Clock for Monotonic {
 }
 
 impl Monotonic {
-    /// The same up to a tick ago, in a quarter of the time.
-    pub(crate) fn coarse_ms(&self) -> u64 {
+    /// As of the last tick of the timer, at most 10 ms ago: for whoever asks all the time, as it
+    /// takes a fifth of the time.
+    #[inline]
+    pub(crate) fn about_now_ms(&self) -> u64 {
         read_ms(libc::CLOCK_MONOTONIC_COARSE)
     }
 }
 
+#[inline]
 fn read_ms(clock: libc::clockid_t) -> u64 {
     let mut now = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: `now` is writable and of the type that the call fills.
