@@ -1,5 +1,6 @@
 //! The thread that looks after a territory in a process that may fall silent, where it is asked for.
 
+use super::grounds::DUTY;
 use super::inner::Inner;
 use crate::error::Error;
 use crate::kernel;
@@ -9,9 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// The least time between two looks, however often others ask.
-const PAUSE_MS: u32 = 5;
+const PAUSE_MS: u64 = 5;
 
 /// A thread of the pool's own; it ends with the pool.
 pub(super) struct Keeper {
@@ -53,6 +55,7 @@ impl Drop for Keeper {
 fn keep(pool: &Weak<Inner>, bell: &OwnedFd, stopped: &UnixStream) {
     let stopped = stopped.as_fd();
     while let Ok([rings, false]) = kernel::wait_readable([bell.as_fd(), stopped], None) {
+        let begin = Instant::now();
         let Some(pool) = pool.upgrade() else { return };
         if rings {
             // What is wrong with the file has revoked all that was granted, so the next acquire
@@ -60,7 +63,8 @@ fn keep(pool: &Weak<Inner>, bell: &OwnedFd, stopped: &UnixStream) {
             let _ = pool.maintain();
         }
         drop(pool);
-        if !matches!(kernel::wait_readable([stopped], Some(PAUSE_MS)), Ok([false])) {
+        let pause_ms = PAUSE_MS.max(begin.elapsed().as_millis() as u64 * DUTY);
+        if !matches!(kernel::wait_readable([stopped], Some(pause_ms)), Ok([false])) {
             return;
         }
     }

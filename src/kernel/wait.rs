@@ -7,14 +7,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Waits until one of the descriptors can be read, or for `ms_max` milliseconds; which can be.
 pub(crate) fn wait_readable<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
-    ms_max: Option<u32>,
+    ms_max: Option<u64>,
 ) -> io::Result<[bool; N]> {
     let mut all = descriptors.map(|descriptor| libc::pollfd {
         fd: descriptor.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     });
-    let ms_max = ms_max.map_or(-1, |ms| ms.min(i32::MAX as u32) as i32);
+    let ms_max = ms_max.map_or(-1, |ms| ms.min(i32::MAX as u64) as i32);
     // SAFETY: as many entries as said, which live as long as the call.
     if unsafe { libc::poll(all.as_mut_ptr(), N as libc::nfds_t, ms_max) } < 0 {
         let error = io::Error::last_os_error();
