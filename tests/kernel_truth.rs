@@ -5,8 +5,9 @@ mod common;
 use common::in_namespace;
 use portlease::{Error, ModeChoice, Pool, Protocol};
 use socket2::{Domain, Socket, Type};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -190,5 +191,41 @@ fn a_whole_port_binds_alone() {
         assert_eq!(port.source(), at("127.0.0.2:5001"));
         assert_eq!(socket.local_addr().unwrap().as_socket(), Some(port.source()));
         assert!(matches!(pool.connect_udp(at("127.0.0.1:700")), Err(Error::Exhausted(_))));
+    });
+}
+
+#[test]
+fn what_only_the_peer_still_holds_rests_for_a_moment() {
+    in_namespace("what_only_the_peer_still_holds_rests_for_a_moment", || {
+        let to = at("127.0.0.1:700");
+        let listener = TcpListener::bind(to).unwrap();
+        let pool = pool("127.0.0.2:5000");
+        let next_free_ms = || match pool.connect(to) {
+            Err(Error::Exhausted(counts)) if counts.resting == 1 => counts.next_free_ms.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        // Closed with more on its way than the peer takes: our end waits in FIN_WAIT1.
+        let stream = pool.connect(to).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        stream.get_ref().set_nonblocking(true).unwrap();
+        while stream.get_ref().write(&[0; 65536]).is_ok() {}
+        drop(stream);
+        assert!(next_free_ms() <= 50);
+        // As soon as the peer has it all the four-tuple serves again.
+        peer.read_to_end(&mut Vec::new()).unwrap();
+        drop(peer);
+        let held = loop {
+            match pool.connect(to) {
+                Ok(stream) => break stream,
+                Err(Error::Exhausted(_)) => std::thread::sleep(Duration::from_millis(5)),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        let (peer, _) = listener.accept().unwrap();
+        drop((peer, held));
+        // Somebody's own socket is another matter.
+        let _theirs = connected("127.0.0.2:5000", to);
+        let wait_ms = next_free_ms();
+        assert!((51..=1_000).contains(&wait_ms), "{wait_ms}");
     });
 }

@@ -6,7 +6,7 @@ use super::random::{Seed, Stream};
 use super::watch::Watch;
 use crate::error::{Error, Exhausted};
 use crate::kernel::{self, BindMode, Call, CallError, ClosedFirst, Host, Monotonic};
-use crate::kernel::{SourceOptions, Tcp, Verdict};
+use crate::kernel::{Diag, SocketState, SourceOptions, TIME_WAIT_MS, Tcp, Verdict};
 use crate::ledger::{
     Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
     Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of, socket_address,
@@ -22,6 +22,10 @@ use std::os::fd::BorrowedFd;
 /// Its holder may keep it for microseconds or for days: one try in a second finds out soon, and
 /// costs a thousandth of a processor for each hundred ports that stay held.
 const FOREIGN_REST_MS: u64 = 1_000;
+
+/// The same where it is held by a connection that is closed and that only the peer keeps: one of
+/// our own, mostly, whose four-tuple was drawn again within a round trip.
+const ORPHAN_REST_MS: u64 = 50;
 
 /// How long an address rests that could not be bound: it was taken from the interface, or IPv6
 /// still looks for a duplicate of it (RFC 4862 section 5.4), which takes about a second.
@@ -387,7 +391,8 @@ impl Inner {
             self.host.look_again(self.clock.now_ms());
         }
         let then = match verdict {
-            Verdict::TryAnother | Verdict::RestTuple => self.rest(FOREIGN_REST_MS),
+            Verdict::TryAnother => self.rest(FOREIGN_REST_MS),
+            Verdict::RestTuple => self.rest(self.held_rest_ms(to, &at, mode)),
             Verdict::RestPort => {
                 let until_ms = self.leave_alone(to.family(), slot);
                 if error.kind() == io::ErrorKind::PermissionDenied {
@@ -408,6 +413,25 @@ impl Inner {
             Verdict::GiveUp => self.then_at_least(),
         };
         (verdict, then)
+    }
+
+    /// How long a four-tuple rests that the kernel says is in use, by who holds it. Late, the
+    /// refusal may be about the port.
+    fn held_rest_ms(&self, to: &Destination, at: &SourcePort, mode: BindMode) -> u64 {
+        if mode == BindMode::Late || self.options_of(at).device.is_some() {
+            return FOREIGN_REST_MS;
+        }
+        let four_tuple = FourTuple { source: at.socket_address(), destination: *to };
+        match Diag::open().and_then(|mut diag| diag.find(&four_tuple, at.scope)) {
+            Ok(None | Some(SocketState::Orphan)) => ORPHAN_REST_MS,
+            // Was an orphan a moment ago.
+            Ok(Some(SocketState::TimeWait { left_ms }))
+                if u64::from(left_ms) + FOREIGN_REST_MS > TIME_WAIT_MS =>
+            {
+                ORPHAN_REST_MS
+            }
+            Ok(Some(SocketState::Live | SocketState::TimeWait { .. })) | Err(_) => FOREIGN_REST_MS,
+        }
     }
 
     fn note_unusable(&self, call: Call, at: &SourcePort, error: &io::Error, until_ms: u64) {

@@ -242,7 +242,7 @@ impl Seen {
         let Some(claim) = claim else { return Ok(false) };
         match held.state {
             SocketState::TimeWait { left_ms } => rest_in_time_wait(inner, &to, claim, left_ms),
-            SocketState::Live => {
+            SocketState::Live | SocketState::Orphan => {
                 let claims = &mut self.imported.entry(to).or_default().claims;
                 claims.insert(slot, ImportedClaim { claim, interface: held.interface });
             }
@@ -277,7 +277,9 @@ impl Seen {
                 Ok(Some(SocketState::TimeWait { left_ms })) => {
                     rest_in_time_wait(inner, to, held.claim, left_ms);
                 }
-                Ok(Some(SocketState::Live)) => drop(imported.claims.insert(slot, held)),
+                Ok(Some(SocketState::Live | SocketState::Orphan)) => {
+                    drop(imported.claims.insert(slot, held))
+                }
                 Err(error) => {
                     failure = Some(error);
                     imported.claims.insert(slot, held);

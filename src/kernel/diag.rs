@@ -54,6 +54,8 @@ pub(crate) struct Held {
 pub(crate) enum SocketState {
     /// Until its socket is closed, and maybe longer.
     Live,
+    /// Its socket is closed, and the kernel waits for the peer.
+    Orphan,
     /// In TIME_WAIT, until it has been there for [`TIME_WAIT_MS`](super::TIME_WAIT_MS).
     TimeWait {
         /// What is left of it, in milliseconds.
@@ -224,9 +226,10 @@ fn held(protocol: Protocol, entry: &Entry) -> Held {
             source: entry.source,
             destination: Destination::new(protocol, entry.destination),
         },
-        state: match entry.is_time_wait {
-            true => SocketState::TimeWait { left_ms: entry.expires_ms },
-            false => SocketState::Live,
+        state: match (entry.is_time_wait, entry.has_holder) {
+            (true, _) => SocketState::TimeWait { left_ms: entry.expires_ms },
+            (false, true) => SocketState::Live,
+            (false, false) => SocketState::Orphan,
         },
         interface: entry.interface,
     }

@@ -61,6 +61,8 @@ pub(super) struct Entry {
     /// Until the timer that is running goes off, in milliseconds.
     pub(super) expires_ms: u32,
     pub(super) interface: u32,
+    /// Whether a file stands for it: one that is closed has no inode any more.
+    pub(super) has_holder: bool,
     pub(super) v6_only: bool,
 }
 
@@ -202,6 +204,7 @@ fn entry(body: &[u8]) -> Option<Entry> {
         is_time_wait: body[1] == TIME_WAIT,
         expires_ms: u32_at(body, 52)?,
         interface,
+        has_holder: u32_at(body, 68)? != 0,
         v6_only: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value[0] != 0),
     })
 }
@@ -254,7 +257,8 @@ mod tests {
         body.extend(9u32.to_ne_bytes());
         body.extend([0xff; 8]);
         body.extend(41_000u32.to_ne_bytes());
-        body.extend([0; 16]);
+        body.extend([0; 12]);
+        body.extend(77u32.to_ne_bytes());
         for (kind, value) in [(8, 1), (INET_DIAG_SKV6ONLY, 1)] {
             body.extend(5u16.to_ne_bytes());
             body.extend(u16::to_ne_bytes(kind));
@@ -275,6 +279,7 @@ mod tests {
             is_time_wait: true,
             expires_ms: 41_000,
             interface: 9,
+            has_holder: true,
             v6_only: true,
         };
         let bytes = message(SOCK_DIAG_BY_FAMILY, 2, SEQUENCE, &body());
