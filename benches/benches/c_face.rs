@@ -1,7 +1,7 @@
 //! One acquire and release through a destination handle, from C and from Rust, in turns of one
 //! process: what the C face adds.
 //!
-//!     cargo bench -p portlease-benches --bench c_face
+//!     cargo bench -p portlease-benches --bench c_face [-- --write]
 
 use portlease::ffi::{
     Status, portlease_config_add_sources, portlease_config_free, portlease_config_new,
@@ -9,8 +9,9 @@ use portlease::ffi::{
     portlease_pool_new,
 };
 use portlease::{DestinationHandle, Pool, Protocol};
-// Brings the C object along.
-use portlease_benches as _;
+// Brings the C object along, too.
+use portlease_benches::measure::median;
+use portlease_benches::report::{Figure, Table, write_readme};
 use socket2::SockAddr;
 use std::ffi::{c_long, c_void};
 use std::hint::black_box;
@@ -32,11 +33,6 @@ fn rust_ns(handle: &DestinationHandle) -> f64 {
         black_box(handle.acquire().expect("64,512 ports are free")).release();
     }
     start.elapsed().as_secs_f64() * 1e9 / f64::from(PAIRS)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
 
 fn main() {
@@ -71,13 +67,20 @@ fn main() {
             all.push(one);
         }
     }
-    let extra = median(figures[2].iter().zip(&figures[0]).map(|(c, rust)| c - rust).collect());
-    let [plain, named, from_c] = figures.map(median);
-    println!("a release and an acquire through a handle, ns, median of {ROUNDS} rounds in turns");
-    println!("  Rust                         {plain:6.1}");
-    println!("  Rust, leases with ids        {named:6.1}");
-    println!("  C                            {from_c:6.1}");
-    println!("C costs {extra:.1} ns more than Rust (the median of the rounds' differences)");
+    let mut table = Table::new(&format!(
+        "An acquire and a release through a handle: nanoseconds, median of {ROUNDS} rounds in turns"
+    ));
+    let rust = figures[0].clone();
+    let names = ["Rust", "Rust, leases that have ids", "C"];
+    for (name, all) in names.iter().zip(&mut figures) {
+        let mut more: Vec<_> = all.iter().zip(&rust).map(|(one, rust)| one - rust).collect();
+        table.set(name, "a pair", Figure::plain(median(all)));
+        table.set(name, "more than Rust in the same round", Figure::plain(median(&mut more)));
+    }
+    print!("{}", table.markdown());
+    if std::env::args().any(|argument| argument == "--write") {
+        write_readme("c_face", &table.markdown()).expect("the README beside this package");
+    }
 
     // SAFETY: made above, used by nobody any more, the destination before its pool.
     unsafe {
