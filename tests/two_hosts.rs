@@ -167,17 +167,11 @@ fn patiently<T>(attempt: impl Fn() -> Option<T>) -> T {
     }
 }
 
-/// The index and the link-local address of an interface here.
-fn link_local(device: &str) -> (u32, String) {
-    let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
-    let line = table
-        .lines()
-        .find(|line| line.starts_with("fe80") && line.ends_with(&format!(" {device}")))
-        .unwrap_or_else(|| panic!("no link-local address on {device}:\n{table}"));
-    let words: Vec<_> = line.split_whitespace().collect();
-    let groups: Vec<_> =
-        words[0].as_bytes().chunks(4).map(|hex| std::str::from_utf8(hex).unwrap()).collect();
-    (u32::from_str_radix(words[1], 16).unwrap(), groups.join(":"))
+/// The index of an interface here.
+fn index_of(device: &str) -> u32 {
+    let name = std::ffi::CString::new(device).unwrap();
+    // SAFETY: a string that ends with a zero byte, and is only read.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
 
 #[test]
@@ -190,8 +184,7 @@ fn a_link_local_source_dials_on_its_own_cable() {
             ip(&format!("address add fd00:{number}::2/64 dev {device} nodad"));
             peer.ip(&format!("address add fe80::100/64 dev {device}p nodad"));
         }
-        let (first, _) = link_local("veth0");
-        let (second, _) = link_local("veth1");
+        let (first, second) = (index_of("veth0"), index_of("veth1"));
         // By name and by index; the port is in the kernel's range for one, not for the other.
         sysctl("net.ipv4.ip_local_port_range", "40000 40003");
         let sources = format!("[fe80::2%veth0]:5000-5001, [fe80::2%{second}]:40000-40003");

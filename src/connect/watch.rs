@@ -278,7 +278,7 @@ impl Seen {
                     rest_in_time_wait(inner, to, held.claim, left_ms);
                 }
                 Ok(Some(SocketState::Live | SocketState::Orphan)) => {
-                    drop(imported.claims.insert(slot, held))
+                    imported.claims.insert(slot, held);
                 }
                 Err(error) => {
                     failure = Some(error);
