@@ -289,6 +289,8 @@ enum portlease_closed
     PORTLEASE_CLOSED_RESET = 3,
     /** No socket was ever connected under the lease: it is free again at once. */
     PORTLEASE_CLOSED_UNUSED = 4,
+    /** Our end, and the ends had not agreed on TCP timestamps: the kernel keeps it for longer. */
+    PORTLEASE_CLOSED_US_WITHOUT_TIMESTAMPS = 5,
 };
 #ifndef __cplusplus
 typedef int32_t portlease_closed;
@@ -788,6 +790,20 @@ portlease_status portlease_pool_adopt(const portlease_pool *pool,
                                       int32_t fd,
                                       portlease_lease *lease,
                                       portlease_error *error);
+
+/**
+ * Asks the kernel whose end of a connection is closed first, just before you close its socket:
+ * closed, a place for a portlease_closed, gets what portlease_pool_release() is to be told after
+ * close(2). For programs that leave the closing to somebody else; portlease_pool_close() does all
+ * of it.
+ *
+ * PORTLEASE_STALE_LEASE, PORTLEASE_BAD_DESCRIPTOR: nothing was asked.
+ */
+portlease_status portlease_lease_closing(const portlease_pool *pool,
+                                         const portlease_lease *lease,
+                                         int32_t fd,
+                                         portlease_closed *closed,
+                                         portlease_error *error);
 
 /**
  * Ends a connection: asks the kernel whose end was closed first, closes the socket, and then

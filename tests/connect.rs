@@ -459,25 +459,34 @@ fn who_closed_first_decides_the_rest() {
             (ModeChoice::Late, 40003, "0", "1", true, true),
         ];
         let (listener, to) = listen("127.0.0.1:700");
-        for (mode, port, timestamps, reuse, we_close, rests) in table {
+        // The pool closes, or the caller does, after having asked.
+        let rows = table.iter().flat_map(|row| [(row, true), (row, false)]);
+        for (&(mode, port, timestamps, reuse, we_close, rests), pool_closes) in rows {
+            let port = if pool_closes { port } else { port + 10 };
             sysctl("net.ipv4.tcp_timestamps", timestamps);
             sysctl("net.ipv4.tcp_tw_reuse", reuse);
             let pool = pool(&format!("127.0.0.2:{port}"), mode);
             let mut stream = pool.connect(to).unwrap();
             let (peer, _) = listener.accept().unwrap();
-            match we_close {
-                true => drop((stream, peer)),
+            let peer = Some(peer).filter(|_| we_close);
+            if !we_close {
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            }
+            match pool_closes {
+                true => drop(stream),
                 false => {
-                    drop(peer);
-                    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+                    let (stream, lease) = stream.into_parts();
+                    let closed = lease.closing(&stream);
                     drop(stream);
+                    lease.release_after(closed);
                 }
             }
+            drop(peer);
             let census = pool.census_of(Protocol::Tcp, to).unwrap();
             assert_eq!(
                 census.resting == 1,
                 rests,
-                "{mode:?} {port} {timestamps} {reuse} {we_close}"
+                "{mode:?} {port} {timestamps} {reuse} {we_close} {pool_closes}"
             );
             // No rest, no conflict: the same four-tuple connects again.
             if !rests {

@@ -199,6 +199,16 @@ public:
         return {};
     }
 
+    /// Whose end is closed first, asked just before the caller closes the socket; for `release`.
+    [[nodiscard]] Result<portlease_closed> closing(int fd) const {
+        Error error;
+        portlease_closed closed;
+        if (portlease_lease_closing(pool_, &lease_, fd, &closed, error.out())) {
+            return detail::fail(error);
+        }
+        return closed;
+    }
+
     /// Tells that a call failed for a socket of this lease, which is closed by now. The lease is
     /// for another four-tuple then, or of nothing where the verdict is to give up.
     [[nodiscard]] Result<portlease_verdict> report(portlease_call call, int os_error) {

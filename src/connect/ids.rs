@@ -40,6 +40,17 @@ impl Pool {
         self.inner().release_id(id, tcp)
     }
 
+    /// As [`Lease::closing`](crate::Lease::closing).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StaleLease`].
+    pub fn closing_id(&self, id: LeaseId, socket: &impl AsFd) -> Result<ClosedFirst, Error> {
+        let source = self.inner().live(id)?.socket_address();
+        let four_tuple = FourTuple { source, destination: id.destination };
+        Ok(self.inner().ending(socket.as_fd(), &four_tuple).in_a_word())
+    }
+
     /// Asks the kernel who closed first, closes `socket`, and gives the lease back.
     ///
     /// # Errors

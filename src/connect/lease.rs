@@ -196,6 +196,12 @@ impl<'a> Lease<'a> {
         self.give_back_after(tcp);
     }
 
+    /// Asks the kernel, just before the caller closes `socket`, who closes first. For callers who
+    /// cannot leave that to [`Lease::close`]: the answer is for [`Lease::release_after`].
+    pub fn closing(&self, socket: &impl AsFd) -> ClosedFirst {
+        self.inner().ending(socket.as_fd(), &self.four_tuple()).in_a_word()
+    }
+
     /// Asks the kernel who closed first, closes `socket`, and gives the four-tuple back.
     pub fn close(mut self, socket: impl Into<OwnedFd>) {
         let socket = socket.into();

@@ -3,7 +3,7 @@
 use super::lease::named;
 use super::pool::Pool;
 use super::status::{ErrorInfo, Failure, Status, answer};
-use super::types::{Lease, Progress, unknown};
+use super::types::{Closed, Lease, Progress, unknown};
 use super::{address, object, place};
 use crate::connect::{ConnectOptions, LeasedStream, LeasedUdpSocket};
 use crate::error::Error;
@@ -104,6 +104,35 @@ pub unsafe extern "C" fn portlease_pool_adopt(
         let parts = pool.0.adopt_parts(socket)?;
         // SAFETY: not NULL, so a place of the caller's for a lease.
         unsafe { out.write(parts.into()) };
+        Ok(())
+    })
+}
+
+/// Asks the kernel whose end of a connection is closed first, just before you close its socket:
+/// closed, a place for a portlease_closed, gets what portlease_pool_release() is to be told after
+/// close(2). For programs that leave the closing to somebody else; portlease_pool_close() does all
+/// of it.
+///
+/// PORTLEASE_STALE_LEASE, PORTLEASE_BAD_DESCRIPTOR: nothing was asked.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_lease_closing(
+    pool: *const Pool,
+    lease: *const Lease,
+    fd: i32,
+    closed: *mut Closed,
+    error: *mut ErrorInfo,
+) -> Status {
+    answer(error, || {
+        let out = place("closed", closed)?;
+        // SAFETY: the conventions.
+        let (pool, id) = unsafe { named(pool, lease) }?;
+        pool.0.source_of(id)?;
+        // SAFETY: as in `portlease_lease_bind`.
+        let socket = unsafe { borrow(fd) }?;
+        SockRef::from(&socket).r#type().map_err(|error| refused(fd, error))?;
+        let closed = pool.0.closing_id(id, &socket)?;
+        // SAFETY: not NULL, so a place of the caller's for a closed.
+        unsafe { out.write(closed.into()) };
         Ok(())
     })
 }

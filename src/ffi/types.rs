@@ -66,6 +66,8 @@ pub enum Closed {
     Reset = 3,
     /// No socket was ever connected under the lease: it is free again at once.
     Unused = 4,
+    /// Our end, and the ends had not agreed on TCP timestamps: the kernel keeps it for longer.
+    UsWithoutTimestamps = 5,
 }
 
 /// The system call that failed.
@@ -172,7 +174,8 @@ pub(super) fn closed(number: i32) -> Result<Option<ClosedFirst>, Failure> {
         2 => Ok(Some(ClosedFirst::Peer)),
         3 => Ok(Some(ClosedFirst::Reset)),
         4 => Ok(None),
-        _ => Err(unknown("closed", number, "a portlease_closed (0 to 4)")),
+        5 => Ok(Some(ClosedFirst::UsWithoutTimestamps)),
+        _ => Err(unknown("closed", number, "a portlease_closed (0 to 5)")),
     }
 }
 
@@ -190,6 +193,18 @@ pub(super) fn unknown(argument: &'static str, value: i32, known: &'static str) -
 }
 
 // ---- what goes out ------------------------------------------------------------------------
+
+impl From<ClosedFirst> for Closed {
+    fn from(closed: ClosedFirst) -> Self {
+        match closed {
+            ClosedFirst::Unknown => Self::Unknown,
+            ClosedFirst::Us => Self::Us,
+            ClosedFirst::Peer => Self::Peer,
+            ClosedFirst::Reset => Self::Reset,
+            ClosedFirst::UsWithoutTimestamps => Self::UsWithoutTimestamps,
+        }
+    }
+}
 
 impl From<kernel::Verdict> for Verdict {
     fn from(verdict: kernel::Verdict) -> Self {

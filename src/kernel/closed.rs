@@ -12,6 +12,8 @@ use std::time::Duration;
 pub enum ClosedFirst {
     /// We do: the four-tuple waits on our side.
     Us,
+    /// We do, and the ends had not agreed on TCP timestamps: it waits there for longer.
+    UsWithoutTimestamps,
     /// The peer did: nothing stays on our side.
     Peer,
     /// Nobody: it was reset, by either end, or never established, and nothing stays.
@@ -27,6 +29,16 @@ pub(crate) struct Tcp {
     /// Both ends agreed on timestamps (RFC 7323), which tell an old connection's segments from
     /// those of a new one on the same four-tuple.
     pub(crate) timestamps: bool,
+}
+
+impl Tcp {
+    /// The same in one word, for a caller who closes the socket later.
+    pub(crate) fn in_a_word(self) -> ClosedFirst {
+        match self.closed {
+            ClosedFirst::Us if !self.timestamps => ClosedFirst::UsWithoutTimestamps,
+            closed => closed,
+        }
+    }
 }
 
 /// Asks the kernel, just before `close`, who closes first: `TCP_INFO`, tcp(7), Linux 2.4.

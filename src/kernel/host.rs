@@ -122,7 +122,10 @@ impl Host {
     /// What is known of a connection when all one knows is who closed it first. Most peers use
     /// timestamps if we do; where one does not, that costs a try with another four-tuple.
     pub(crate) fn closed(&self, closed: ClosedFirst) -> Tcp {
-        Tcp { closed, timestamps: self.time_wait_settings().timestamps }
+        match closed {
+            ClosedFirst::UsWithoutTimestamps => Tcp { closed: ClosedFirst::Us, timestamps: false },
+            _ => Tcp { closed, timestamps: self.time_wait_settings().timestamps },
+        }
     }
 
     /// How many milliseconds a four-tuple rests after its socket was closed: no less than `min_ms`.

@@ -109,7 +109,7 @@ pub(crate) fn rest_ms(released: Released, min_ms: u64) -> u64 {
         (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Late) if tcp.timestamps && may_reuse => {
             u64::from(settings.tw_reuse_delay_ms) + AFTER_THE_DELAY_MS
         }
-        (ClosedFirst::Us | ClosedFirst::Unknown, BindMode::Explicit | BindMode::Late) => {
+        (ClosedFirst::Us | ClosedFirst::Unknown | ClosedFirst::UsWithoutTimestamps, _) => {
             TIME_WAIT_MS + u64::from(settings.timer_late_ms) + AFTER_THE_DELAY_MS
         }
     };
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn rests_follow_the_kernels_rules() {
         use BindMode::{Explicit, Late};
-        use ClosedFirst::{Peer, Reset, Unknown, Us};
+        use ClosedFirst::{Peer, Reset, Unknown, Us, UsWithoutTimestamps};
         use Path::{Loopback, Network};
         use TwReuse::{Always, Never};
         const ONLY_LOOPBACK: TwReuse = TwReuse::Loopback;
@@ -156,6 +156,8 @@ mod tests {
             (Late, Us, true, ONLY_LOOPBACK, Network, 62_005),
             (Late, Us, false, Always, Loopback, 62_005),
             (Late, Unknown, true, Always, Network, 1_005),
+            (Late, UsWithoutTimestamps, true, Always, Loopback, 62_005),
+            (Explicit, UsWithoutTimestamps, true, Always, Loopback, 62_005),
         ] {
             let settings = TimeWaitSettings {
                 tw_reuse,

@@ -129,7 +129,7 @@ static void a_stale_lease_harms_nothing(void) {
     STATUS(PORTLEASE_STALE_LEASE, portlease_pool_release(pool, &zero, 0, NULL));
     STATUS(PORTLEASE_STALE_LEASE, portlease_pool_release(other, &lease, 0, NULL));
     STATUS(PORTLEASE_STALE_LEASE, portlease_destination_release(there, &lease, 0, NULL));
-    STATUS(PORTLEASE_BAD_NUMBER, portlease_pool_release(pool, &lease, 5, NULL));
+    STATUS(PORTLEASE_BAD_NUMBER, portlease_pool_release(pool, &lease, 6, NULL));
     STATUS(PORTLEASE_BAD_NUMBER, portlease_destination_release(here, &lease, -1, NULL));
     CHECK(census_of(pool, to).leased == 1);
 

@@ -317,8 +317,10 @@ static void connections_close_before_they_release() {
 
     auto [raw, lease] = std::move(pool.connect(to).value()).into_parts();
     CHECK(fcntl(raw, F_GETFD) != -1 && leased() == 1);
+    auto closed = lease.closing(raw);
+    CHECK(closed.has_value() && *closed == PORTLEASE_CLOSED_US);
     close(raw);
-    CHECK(lease.release(PORTLEASE_CLOSED_US).has_value() && leased() == 0);
+    CHECK(lease.release(*closed).has_value() && leased() == 0);
 
     // Of another source: what the kernel still holds of the connections above is not in its way.
     CHECK(kept.release(PORTLEASE_CLOSED_UNUSED).has_value());

@@ -178,8 +178,39 @@ static void a_socket_of_ones_own_is_bound_and_judged(void) {
     portlease_pool_free(pool);
 }
 
+/* Who leaves the closing to somebody else asks beforehand. */
+static void whose_end_is_closed_first_can_be_asked(void) {
+    struct sockaddr_in to;
+    int accepting = listener(&to), fd = -1, peer;
+    portlease_pool *pool = pool_of("127.0.0.2:5000-5001", 0);
+    portlease_closed closed = PORTLEASE_CLOSED_UNKNOWN;
+    portlease_lease lease;
+    portlease_error error;
+    char nothing;
+
+    OK(portlease_pool_connect(pool, SOCK_STREAM, AT(to), &fd, &lease, NULL, &error));
+    peer = accept(accepting, NULL, NULL);
+    STATUS(PORTLEASE_NULL_ARGUMENT, portlease_lease_closing(pool, &lease, fd, NULL, &error));
+    STATUS(PORTLEASE_BAD_DESCRIPTOR, portlease_lease_closing(pool, &lease, -1, &closed, &error));
+    CHECK(closed == PORTLEASE_CLOSED_UNKNOWN);
+    OK(portlease_lease_closing(pool, &lease, fd, &closed, &error));
+    CHECK(closed == PORTLEASE_CLOSED_US || closed == PORTLEASE_CLOSED_US_WITHOUT_TIMESTAMPS);
+    close(peer);
+    CHECK(read(fd, &nothing, 1) == 0);
+    OK(portlease_lease_closing(pool, &lease, fd, &closed, &error));
+    CHECK(closed == PORTLEASE_CLOSED_PEER && fcntl(fd, F_GETFD) != -1);
+    CHECK(census_of(pool, to).leased == 1);
+    close(fd);
+    OK(portlease_pool_release(pool, &lease, closed, &error));
+    STATUS(PORTLEASE_STALE_LEASE, portlease_lease_closing(pool, &lease, fd, &closed, &error));
+    CHECK(census_of(pool, to).free == 2);
+    close(accepting);
+    portlease_pool_free(pool);
+}
+
 int main(void) {
     a_connection_lives_and_ends();
+    whose_end_is_closed_first_can_be_asked();
     udp_has_leases_too();
     a_socket_of_ones_own_is_bound_and_judged();
     puts("sockets: all as they should be");

@@ -181,7 +181,7 @@ impl World {
             }
             5..=6 => {
                 let (lease, known) = self.lease(u)?;
-                let closed = u.int_in_range(0..=4)?;
+                let closed = u.int_in_range(0..=5)?;
                 // SAFETY: the pointers are valid.
                 let status = unsafe { portlease_pool_release(pool, &lease, closed, error) };
                 self.released(status, known);
@@ -189,7 +189,7 @@ impl World {
             7 if !handle.is_null() => {
                 let (lease, known) = self.lease(u)?;
                 let known = known.filter(|index| self.live[*index].0 == destination);
-                let closed = u.int_in_range(0..=4)?;
+                let closed = u.int_in_range(0..=5)?;
                 // SAFETY: the pointers are valid.
                 let status =
                     unsafe { portlease_destination_release(handle, &lease, closed, error) };
