@@ -121,8 +121,7 @@ pub(crate) fn check_bindable(
     bind_to(&socket, with_port(source, 0)).map_err(|refused| match refused.error.raw_os_error() {
         Some(libc::EADDRNOTAVAIL) => problem(
             &refused.error,
-            "no address of this host: add it to an interface, or set SourceOptions::freebind"
-                .into(),
+            "no address of this host: add it to an interface, or set freebind".into(),
         ),
         Some(libc::EINVAL) if source.is_ipv6() => problem(
             &refused.error,
