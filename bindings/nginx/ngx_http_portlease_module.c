@@ -449,7 +449,7 @@ ngx_http_portlease_init_pools(ngx_cycle_t *cycle, void *pools)
 static ngx_int_t
 ngx_http_portlease_init_process(ngx_cycle_t *cycle)
 {
-    ngx_portlease_init_process(cycle, (ngx_array_t *) ngx_get_conf(cycle->conf_ctx,
-                                                          ngx_http_portlease_pools_module));
+    ngx_portlease_init_process(cycle, &ngx_http_portlease_pools_module);
+
     return NGX_OK;
 }

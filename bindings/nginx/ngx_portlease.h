@@ -54,8 +54,8 @@ ngx_portlease_pool_t *ngx_portlease_read(ngx_conf_t *cf, ngx_array_t *pools);
 /* Prepares the shared files and makes each pool once, to see whether it can be made. */
 char *ngx_portlease_try_pools(ngx_cycle_t *cycle, ngx_array_t *pools);
 
-/* Makes the pools of a worker process. */
-void ngx_portlease_init_process(ngx_cycle_t *cycle, ngx_array_t *pools);
+/* Makes the pools of a worker process; module is the core module whose they are. */
+void ngx_portlease_init_process(ngx_cycle_t *cycle, ngx_module_t *module);
 
 /* The pool of this process; NULL after an error, which is logged. */
 portlease_pool *ngx_portlease_pool(ngx_portlease_pool_t *pool, ngx_log_t *log);

@@ -371,9 +371,10 @@ ngx_portlease_prepare_file(ngx_cycle_t *cycle, ngx_portlease_pool_t *pool)
 
 
 void
-ngx_portlease_init_process(ngx_cycle_t *cycle, ngx_array_t *pools)
+ngx_portlease_init_process(ngx_cycle_t *cycle, ngx_module_t *module)
 {
     ngx_uint_t i;
+    ngx_array_t *pools = (ngx_array_t *) cycle->conf_ctx[module->index];
     ngx_portlease_pool_t **pool = pools->elts;
 
     /* A helper, such as the cache manager, connects to nobody. */
@@ -389,7 +390,7 @@ ngx_portlease_init_process(ngx_cycle_t *cycle, ngx_array_t *pools)
     }
 
     ngx_portlease_maintainer.handler = ngx_portlease_maintain;
-    ngx_portlease_maintainer.data = pools;
+    ngx_portlease_maintainer.data = module;
     ngx_portlease_maintainer.log = cycle->log;
     ngx_portlease_maintainer.cancelable = 1;
 
@@ -418,9 +419,15 @@ static void
 ngx_portlease_maintain(ngx_event_t *ev)
 {
     ngx_uint_t i;
+    ngx_array_t *pools;
+    ngx_module_t *module = ev->data;
     portlease_error error;
-    ngx_array_t *pools = ev->data;
-    ngx_portlease_pool_t **pool = pools->elts;
+    ngx_portlease_pool_t **pool;
+
+    /* Without a master process the configuration changes under us. */
+
+    pools = (ngx_array_t *) ngx_cycle->conf_ctx[module->index];
+    pool = pools->elts;
 
     for (i = 0; i < pools->nelts; i++) {
         if (pool[i]->pool != NULL

@@ -1,7 +1,7 @@
 # What the tests of the nginx modules share. They run inside of a network namespace, in a folder of
 # their own; MODULES is the folder of the modules, WORKER_USER whom nginx's workers may become.
 
-failures=0 servers=()
+failures=0 started=()
 
 ok() { echo "ok: $*"; }
 bad() { echo "FAILED: $*"; failures=$((failures + 1)); }
@@ -12,6 +12,17 @@ check() {
   if "$@"; then ok "$name"; else bad "$name"; fi
 }
 
+# eventually COMMAND ...: nginx writes its logs a moment after it has answered.
+eventually() {
+  local try
+  for try in $(seq 100); do
+    "$@" >eventually && return
+    sleep 0.1
+  done
+  cat eventually
+  return 1
+}
+
 # start NAME: an nginx with the configuration in NAME.conf, until stop NAME.
 start() {
   timeout -k 5 200 nginx -p "$PWD" -c "$1.conf" -g "daemon off; pid $1.pid; error_log $1.err;" &
@@ -20,7 +31,7 @@ start() {
     [ $((tries += 1)) -lt 200 ] || { echo "nginx $1 does not start:"; cat "$1.err"; exit 1; }
     sleep 0.05
   done
-  servers+=("$1")
+  started+=("$1")
 }
 workers() { cat "/proc/$(cat "$1.pid")/task/$(cat "$1.pid")/children" 2>/dev/null; }
 stop() {
@@ -35,7 +46,7 @@ stop() {
     done
   done
 }
-stop_all() { stop "${servers[@]}"; }
+stop_all() { stop "${started[@]}"; }
 
 # reload NAME: returns when the workers of before have gone.
 reload() {
