@@ -2,6 +2,10 @@
 # their own; MODULES is the folder of the modules, WORKER_USER whom nginx's workers may become.
 
 failures=0 started=()
+# For http: those of the installed nginx are another user's.
+temp_paths='client_body_temp_path temp/body; proxy_temp_path temp/proxy; fastcgi_temp_path temp/fastcgi;
+  uwsgi_temp_path temp/uwsgi; scgi_temp_path temp/scgi;'
+mkdir -p temp
 
 ok() { echo "ok: $*"; }
 bad() { echo "FAILED: $*"; failures=$((failures + 1)); }

@@ -10,6 +10,7 @@ cat >back.conf <<END
 $load_stream
 worker_processes 2; user root; events { worker_connections 8000; }
 http {
+  $temp_paths
   log_format seen '\$server_port \$remote_addr:\$remote_port';
   access_log off;
   keepalive_requests 100000;
@@ -80,8 +81,9 @@ HTTP_TOO="load_module $MODULES/ngx_http_portlease_module.so;" LOG=front.log \
    server { listen 127.0.0.1:8443; proxy_pass s; proxy_ssl on; }
    server { listen 127.0.0.1:5300 udp; proxy_pass d; proxy_responses 1; access_log udp.log source; }
    server { listen 127.0.0.1:8110; proxy_pass b; proxy_bind 127.0.0.9; }" >front.conf
-cat >>front.conf <<'END'
+cat >>front.conf <<END
 http {
+  $temp_paths
   access_log off;
   upstream h { server 127.0.0.1:8081; keepalive 2; portlease 127.0.0.2-127.0.0.3:20032-20543; }
   server { listen 127.0.0.1:8120; location / { proxy_pass http://h; } }
