@@ -1,6 +1,7 @@
 //! Which four-tuple is leased to whom, until when. Pure: no system call, no clock, no random
 //! source, no global; time and randomness come in as arguments.
 
+mod destinations;
 mod exclusions;
 mod field;
 mod key;
@@ -20,6 +21,7 @@ mod tests;
 mod tuple;
 mod verdict;
 
+pub use destinations::Destinations;
 pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
 pub(crate) use tuple::{canonical, is_link_local, scope_of, socket_address, unspecified};

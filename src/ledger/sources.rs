@@ -3,7 +3,7 @@
 mod port_range;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 
 pub use port_range::PortRange;
 

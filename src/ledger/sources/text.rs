@@ -48,7 +48,7 @@ impl Sources {
 
 /// The parts and where each begins. An empty part is an error: it may be a variable that was
 /// meant to hold an address.
-fn parts(text: &str) -> Result<Vec<(usize, &str)>, SourcesError> {
+pub(in crate::ledger) fn parts(text: &str) -> Result<Vec<(usize, &str)>, SourcesError> {
     let mut parts = Vec::new();
     let mut start = 0;
     for between_commas in text.split(',') {
@@ -87,7 +87,8 @@ fn within_limits(joined: &Joined) -> Result<(), String> {
 }
 
 /// The addresses from `first` to `last`, both of one family.
-struct Span {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ledger) struct Span {
     first: IpAddr,
     last: IpAddr,
     /// 0 where there is none.
@@ -95,6 +96,13 @@ struct Span {
 }
 
 impl Span {
+    /// Whether `address` is in it; a scope counts where both have one.
+    pub(in crate::ledger) fn contains(&self, address: IpAddr, scope: u32) -> bool {
+        Family::of(self.first) == Family::of(address)
+            && (self.first..=self.last).contains(&address)
+            && (self.scope == scope || [self.scope, scope].contains(&0))
+    }
+
     fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let family = Family::of(self.first);
         (number(self.first)..=number(self.last)).map(move |n| address(family, n))
@@ -106,12 +114,42 @@ fn understand(
     index_of: &mut impl FnMut(&str) -> Option<u32>,
 ) -> Result<(Span, Vec<PortRange>), String> {
     let (addresses, ports) = cut_ports(part)?;
-    let span = match addresses.split_once('/') {
-        Some((network, len)) => prefix(network, len, index_of)?,
-        None => range(addresses, index_of)?,
-    };
+    let span = span(addresses, index_of)?;
+    few_enough(addresses, &span)?;
     may_be_sources(&span)?;
     Ok((span, ports.map_or(Ok(Vec::new()), port_ranges)?))
+}
+
+/// As [`understand`], however many addresses that are, and whether or not they can be sources.
+pub(in crate::ledger) fn understand_any(part: &str) -> Result<(Span, Vec<PortRange>), String> {
+    let (addresses, ports) = cut_ports(part)?;
+    Ok((span(addresses, &mut |_| None)?, ports.map_or(Ok(Vec::new()), port_ranges)?))
+}
+
+fn span(addresses: &str, index_of: &mut impl FnMut(&str) -> Option<u32>) -> Result<Span, String> {
+    match addresses.split_once('/') {
+        Some((network, len)) => prefix(network, len, index_of),
+        None => range(addresses, index_of),
+    }
+}
+
+fn few_enough(written: &str, span: &Span) -> Result<(), String> {
+    let more = number(span.last) - number(span.first);
+    if more < ADDRESSES_MAX as u128 {
+        return Ok(());
+    }
+    let Some((_, len)) = written.split_once('/') else {
+        let (count, Span { first, last, .. }) = (more.saturating_add(1), span);
+        return Err(format!(
+            "from {first} to {last} there are {count} addresses: name at most {ADDRESSES_MAX}"
+        ));
+    };
+    let bits = if written.contains(':') { 128 } else { 32 };
+    let host_bits = port_range::decimal(len).map_or(0, |len| bits - len);
+    Err(format!(
+        "/{len} has 2^{host_bits} addresses: name at most {ADDRESSES_MAX}, a /{} or longer",
+        bits - ADDRESSES_MAX.ilog2()
+    ))
 }
 
 /// The addresses, without brackets, and the text of the ports.
@@ -151,14 +189,7 @@ fn prefix(
     let host_bits = port_range::decimal(len)
         .and_then(|len| bits.checked_sub(len))
         .ok_or_else(|| format!("'/{len}' is not a prefix length: write 0 to {bits}"))?;
-    let host_bits_max = ADDRESSES_MAX.ilog2();
-    if host_bits > host_bits_max {
-        return Err(format!(
-            "/{len} has 2^{host_bits} addresses: name at most {ADDRESSES_MAX}, a /{} or longer",
-            bits - host_bits_max
-        ));
-    }
-    let hosts = (1 << host_bits) - 1;
+    let hosts = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
     let network = address(family, number(written) & !hosts);
     if network != written {
         return Err(format!(
@@ -183,13 +214,6 @@ fn range(text: &str, index_of: &mut impl FnMut(&str) -> Option<u32>) -> Result<S
     }
     if first > last {
         return Err(format!("it ends before it begins: write {last}-{first}"));
-    }
-    let more = number(last) - number(first);
-    if more >= ADDRESSES_MAX as u128 {
-        let count = more.saturating_add(1);
-        return Err(format!(
-            "from {first} to {last} there are {count} addresses: name at most {ADDRESSES_MAX}"
-        ));
     }
     one_scope(first, last, first_scope, last_scope)
 }
