@@ -28,7 +28,7 @@
 //! | --- | --- |
 //! | dial | [`Pool::connect`], [`Pool::connect_with`], [`Pool::connect_udp`] |
 //! | dial one destination all day | [`Pool::destination`], a [`DestinationHandle`] |
-//! | keep your own sockets | [`Pool::acquire`], [`Lease::bind`], [`Lease::report`], [`Lease::close`] |
+//! | keep your own sockets | [`Pool::connect_socket`], or [`Pool::acquire`], [`Lease::bind`], [`Lease::report`], [`Lease::close`] |
 //! | start beside sockets that exist | [`Pool::import`], [`Pool::adopt`] |
 //! | share ports with other processes | [`PoolBuilder::shared`], [`Pool::maintain_fd`], [`PoolBuilder::slice`] |
 //! | see what is left | [`Pool::census`], [`Pool::census_of`], [`Pool::capabilities`] |
@@ -47,15 +47,17 @@ mod sync;
 mod territory;
 
 pub use connect::{
-    ConnectOptions, DestinationHandle, Lease, LeaseId, LeasedPort, LeasedStream, LeasedUdpSocket,
-    Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
+    ConnectOptions, DestinationHandle, Dialed, Ending, Lease, LeaseId, LeasedPort, LeasedStream,
+    LeasedUdpSocket, Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
 };
 pub use error::{Error, Exhausted, SourcesError};
 pub use kernel::{
-    BindMode, Call, Capabilities, Capability, ClosedFirst, ModeChoice, SourceOptions, Verdict,
+    BindMode, Call, Capabilities, Capability, ClosedFirst, KernelHolds, ModeChoice, SourceOptions,
+    Verdict,
 };
 pub use ledger::{
-    Census, Destination, Family, FourTuple, PoolCensus, PortRange, Protocol, Source, Sources,
+    Census, Destination, Destinations, Family, FourTuple, PoolCensus, PortRange, Protocol, Source,
+    Sources,
 };
 pub use territory::Slice;
 

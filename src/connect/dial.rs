@@ -110,11 +110,11 @@ pub(super) fn connect_udp(home: &Home<'_>) -> Result<LeasedUdpSocket, Error> {
 /// A try that fails for the source's sake makes something rest, so the ledger knows of less each
 /// time; and there are never more tries than four-tuples, should what rests be back before all
 /// were tried.
-fn dial(
+pub(super) fn dial<T>(
     home: &Home<'_>,
     from: From,
-    open: impl Fn(&Lease<'_>) -> Result<Socket, Failure>,
-) -> Result<(Socket, Lease<'static>), Error> {
+    mut open: impl FnMut(&Lease<'_>) -> Result<T, Failure>,
+) -> Result<(T, Lease<'static>), Error> {
     let (inner, to) = (home.inner(), *home.destination());
     let mut tries_left = inner.ledger.capacity(to.family());
     let mut last = None;
@@ -126,7 +126,7 @@ fn dial(
             return Err(failure);
         }
         let failure = match open(&lease) {
-            Ok(socket) => return Ok((socket, lease.into_owned())),
+            Ok(opened) => return Ok((opened, lease.into_owned())),
             Err(failure) => failure,
         };
         let source = lease.source();
@@ -160,8 +160,9 @@ fn dial(
     }
 }
 
-/// Why there is no connected socket. By the time one has this, the descriptor is closed.
-struct Failure {
+/// Why there is no connected socket. By the time one has this, the descriptor is closed, or as it
+/// was before.
+pub(super) struct Failure {
     about: About,
     call: &'static str,
     error: io::Error,
@@ -178,7 +179,16 @@ enum About {
 }
 
 impl Failure {
-    fn of_caller(call: &'static str) -> impl Fn(io::Error) -> Self {
+    /// Perhaps another source helps.
+    pub(super) fn of_source(call: Call, error: io::Error) -> Self {
+        let name = match call {
+            Call::Bind => "bind",
+            Call::Connect => "connect",
+        };
+        Self { about: About::Source(call), call: name, error }
+    }
+
+    pub(super) fn of_caller(call: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self { about: About::Caller, call, error }
     }
 }

@@ -7,7 +7,7 @@ use crate::ledger::{Clock, Family, From, Ledger, Slot, Source, Usage, Why};
 use crate::sync::{AtomicU64, Ordering};
 use crate::territory::{Growth, Hold, Plan, Run, Tenant, Territory};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 /// Maintenance takes one part in so many of a processor at most, however much is leased.
 pub(super) const DUTY: u64 = 20;
@@ -37,6 +37,10 @@ impl Grounds {
     #[inline]
     pub(super) fn is_shared(&self) -> bool {
         matches!(self.territory, Territory::Shared(_))
+    }
+
+    pub(super) fn shared_fd(&self) -> Option<RawFd> {
+        self.territory.shared_fd()
     }
 
     pub(super) fn blocks_held(&self) -> Result<Option<u32>, Error> {

@@ -96,7 +96,8 @@ impl Inner {
         let counts = self.ledger.full_pinned(pin)?;
         let is_sure = !self.watch.has_imported()
             && (counts.excluded == 0
-                || !self.grounds.is_shared() && self.watch.knows_listeners(self.clock.about_now_ms()));
+                || !self.grounds.is_shared()
+                    && self.watch.knows_listeners(self.clock.about_now_ms()));
         is_sure.then_some(counts)
     }
 
@@ -234,12 +235,25 @@ impl Inner {
         to: &Destination,
         at: &SourcePort,
     ) -> Result<(), Error> {
-        self.bind(&SockRef::from(&socket), to.protocol(), at).map(drop).map_err(
-            |CallError { call, error }| {
-                let source_address = Some(at.socket_address());
-                Error::Os { call, source_address, destination: Some(to.address()), error }
-            },
-        )
+        let bound = self.bind_their_socket(&SockRef::from(&socket), to.protocol(), at);
+        bound.map(drop).map_err(|CallError { call, error }| {
+            let source_address = Some(at.socket_address());
+            Error::Os { call, source_address, destination: Some(to.address()), error }
+        })
+    }
+
+    /// As [`Inner::bind`], for a socket that need not be of the source's own family.
+    pub(super) fn bind_their_socket(
+        &self,
+        socket: &Socket,
+        protocol: Protocol,
+        at: &SourcePort,
+    ) -> Result<BindMode, CallError> {
+        let mode = self.mode_of(protocol, at.port);
+        let source = kernel::as_written_for(socket, at.socket_address())
+            .map_err(|error| CallError { call: "getsockopt(SO_DOMAIN)", error })?;
+        kernel::bind(socket, source, mode, self.options_of(at))?;
+        Ok(mode)
     }
 
     /// Whether a connected or connecting socket has the source that it was bound to.
@@ -378,10 +392,7 @@ impl Inner {
     ) -> (Verdict, Then) {
         let at = self.source_port(to.family(), slot);
         let mode = self.mode_of(to.protocol(), at.port);
-        let verdict = match error.raw_os_error() {
-            Some(errno) => kernel::verdict(call, errno, mode),
-            None => Verdict::GiveUp,
-        };
+        let verdict = kernel::verdict_on(call, error, mode);
         let verdict = match verdict {
             Verdict::GiveUp if self.is_absent(&at, error) => Verdict::RestAddress,
             verdict => verdict,

@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::inner::Inner;
 use crate::error::Error;
-use crate::kernel::{BindMode, Call, ClosedFirst, Tcp, Verdict};
+use crate::kernel::{self, BindMode, Call, ClosedFirst, KernelHolds, Tcp, Verdict};
 use crate::ledger::{Claim, ClaimId, Destination, FourTuple, From, SourcePort, Then};
 use std::fmt;
 use std::io;
@@ -45,6 +45,11 @@ pub struct Lease<'a> {
     claim: Option<Claim>,
     home: Home<'a>,
 }
+
+/// How a connection ends, as [`Lease::ending`] has found it.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending(Tcp);
 
 /// Where a lease comes from and goes back to.
 #[derive(Clone)]
@@ -203,11 +208,35 @@ impl<'a> Lease<'a> {
     }
 
     /// Asks the kernel who closed first, closes `socket`, and gives the four-tuple back.
-    pub fn close(mut self, socket: impl Into<OwnedFd>) {
+    pub fn close(self, socket: impl Into<OwnedFd>) {
         let socket = socket.into();
-        let tcp = self.inner().ending(socket.as_fd(), &self.four_tuple());
+        let ending = self.ending(&socket);
         drop(socket);
-        self.give_back_after(tcp);
+        self.release_ended(ending);
+    }
+
+    /// Asks the kernel, just before `socket` is closed, how its connection ends: for callers who
+    /// close it themselves and then give the lease back with [`Lease::release_ended`].
+    pub fn ending(&self, socket: &impl AsFd) -> Ending {
+        Ending(self.inner().ending(socket.as_fd(), &self.four_tuple()))
+    }
+
+    /// Gives the four-tuple back after its socket was closed, to rest as long as the kernel needs
+    /// after such an end.
+    pub fn release_ended(mut self, ending: Ending) {
+        self.give_back_after(ending.0);
+    }
+
+    /// What the kernel does with the four-tuple now: for callers who cannot know whether the
+    /// socket is closed, as some other process may have a descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where kernel or sandbox has no sock_diag, [`Error::Os`] where the
+    /// kernel does not tell for another reason.
+    pub fn kernel_holds(&self) -> Result<KernelHolds, Error> {
+        self.inner().check_process()?;
+        kernel::holds(&self.four_tuple())
     }
 
     /// Takes the lease apart from the lifetime of the pool: it keeps the pool alive instead.

@@ -13,15 +13,17 @@ mod plain;
 mod pool;
 mod random;
 mod stream;
+mod theirs;
 mod udp;
 mod watch;
 
 pub use builder::{Maintenance, PoolBuilder, PrivilegedPorts};
 pub use dial::ConnectOptions;
 pub use handle::DestinationHandle;
-pub use lease::{Lease, LeaseId, Reported};
+pub use lease::{Ending, Lease, LeaseId, Reported};
 #[cfg(feature = "capi")]
 pub(crate) use plain::{Mark, Parts};
 pub use pool::Pool;
 pub use stream::LeasedStream;
+pub use theirs::Dialed;
 pub use udp::{LeasedPort, LeasedUdpSocket};

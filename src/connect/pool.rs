@@ -12,7 +12,7 @@ use crate::kernel::Capabilities;
 use crate::ledger::{Census, Destination, Family, From, PoolCensus, Protocol};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -308,6 +308,13 @@ impl Pool {
         self.inner.grounds.blocks_held()
     }
 
+    /// The descriptor that this process's locks on the shared file are on, for programs that close
+    /// descriptors wholesale: whoever closes this one gives up all blocks. `None` without a shared
+    /// file, and in a child of fork.
+    pub fn shared_fd(&self) -> Option<RawFd> {
+        self.inner.grounds.shared_fd()
+    }
+
     // ---- what there is ----------------------------------------------------------------------
 
     /// The counts over all destinations that have a lease, rest something or have a handle.
@@ -328,6 +335,12 @@ impl Pool {
     /// [`Error::Forked`].
     pub fn census_of(&self, protocol: Protocol, destination: SocketAddr) -> Result<Census, Error> {
         self.inner.census_of(&Destination::new(protocol, destination))
+    }
+
+    /// Whether `address` is one of the pool's sources.
+    pub fn has_source(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.inner.sources.iter().any(|source| source.address == address)
     }
 
     /// What this host's kernel can do for the pool, and the settings that the pool goes by, as

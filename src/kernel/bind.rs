@@ -3,7 +3,7 @@
 use super::{BindMode, SourceOptions, connect::stream_socket, options};
 use crate::error::Error;
 use crate::ledger::{Family, canonical};
-use socket2::{SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 
@@ -60,6 +60,17 @@ pub(super) fn bind_to(socket: &Socket, address: SocketAddr) -> Result<(), CallEr
     bound.map_err(|error| CallError { call: "bind", error })
 }
 
+/// `source` as `socket` has to hear it: an IPv6 socket that dials an IPv4-mapped destination takes
+/// an IPv4-mapped source (ipv6(7); `SO_DOMAIN`, socket(7), Linux 2.6.32).
+pub(crate) fn as_written_for(socket: &Socket, source: SocketAddr) -> io::Result<SocketAddr> {
+    match source {
+        SocketAddr::V4(v4) if socket.domain()? == Domain::IPV6 => {
+            Ok(SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())))
+        }
+        _ => Ok(source),
+    }
+}
+
 fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address.set_port(port);
     address
@@ -76,8 +87,13 @@ pub(crate) fn check_source(socket: &Socket, source: SocketAddr) -> io::Result<()
     let bound = socket.local_addr()?.as_socket();
     match bound.is_some_and(|bound| canonical(bound) == canonical(source)) {
         true => Ok(()),
-        false => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+        false => Err(taken()),
     }
+}
+
+/// As connect(2) says that a four-tuple is in use.
+pub(crate) fn taken() -> io::Error {
+    io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)
 }
 
 /// Whether sockets can have this source address at all, tried with a socket on no port.

@@ -99,7 +99,7 @@ fn left_behind(socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> ClosedFirst {
         // It takes the number of the interface to ask for it.
         return ClosedFirst::Unknown;
     }
-    match Diag::open().and_then(|mut diag| diag.find(four_tuple, 0)) {
+    match Diag::open_to_find().and_then(|mut diag| diag.find(four_tuple, 0)) {
         Ok(None) => ClosedFirst::Reset,
         Ok(Some(_)) => ClosedFirst::Us,
         Err(_) => ClosedFirst::Unknown,

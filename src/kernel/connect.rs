@@ -48,6 +48,12 @@ pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<Progress> {
     }
 }
 
+/// Whether connect(2) that answered so has begun a connection, which goes on without it.
+pub(crate) fn is_under_way(answer: &io::Result<()>) -> bool {
+    let errno = answer.as_ref().err().map(io::Error::raw_os_error);
+    matches!(errno, None | Some(Some(libc::EINPROGRESS | libc::EINTR)))
+}
+
 /// Waits with poll(2) until a connection that is in progress is there or failed; `ETIMEDOUT` where
 /// that takes longer than `timeout`.
 pub(crate) fn wait_connected(socket: &Socket, timeout: Option<Duration>) -> io::Result<()> {

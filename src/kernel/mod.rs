@@ -20,13 +20,16 @@ mod udp;
 mod verdict;
 mod wait;
 
-pub(crate) use bind::{CallError, bind, check_bindable, check_source};
+pub(crate) use bind::{CallError, as_written_for, bind, check_bindable, check_source, taken};
 pub use capabilities::{Capabilities, Capability};
 pub(crate) use clock::Monotonic;
 pub use closed::ClosedFirst;
 pub(crate) use closed::{Tcp, closed_first};
-pub(crate) use connect::{Progress, connect, ends, set_blocking, stream_socket, wait_connected};
-pub(crate) use diag::{Diag, Held, Listener, SocketState};
+pub(crate) use connect::{
+    Progress, connect, ends, is_under_way, set_blocking, stream_socket, wait_connected,
+};
+pub use diag::KernelHolds;
+pub(crate) use diag::{Diag, Held, Listener, SocketState, holds};
 pub(crate) use fork::Watch;
 pub(crate) use host::Host;
 pub use mode::{BindMode, ModeChoice};
@@ -35,6 +38,6 @@ pub(crate) use options::interface_index;
 pub(crate) use random::random_seed;
 pub(crate) use rest::TIME_WAIT_MS;
 pub(crate) use udp::{bind_alone, connected_udp};
-pub(crate) use verdict::verdict;
+pub(crate) use verdict::verdict_on;
 pub use verdict::{Call, Verdict};
 pub(crate) use wait::{wait_readable, without_signals};

@@ -1,6 +1,7 @@
 //! What a refused call says about the four-tuple.
 
 use super::BindMode;
+use std::io;
 
 /// The call that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum Verdict {
 /// keeps from everyone who does not name it. It is judged as the four-tuple alone: resting the port
 /// would keep it from destinations towards which it is free, and a pool would be exhausted that is
 /// not. A port that is really lost costs one try for each destination and second.
-pub(crate) fn verdict(call: Call, errno: i32, mode: BindMode) -> Verdict {
+pub(super) fn verdict(call: Call, errno: i32, mode: BindMode) -> Verdict {
     match (call, errno, mode) {
         // Somebody holds the port without sharing.
         (Call::Bind, libc::EADDRINUSE, BindMode::Explicit) => Verdict::RestPort,
@@ -63,6 +64,11 @@ pub(crate) fn verdict(call: Call, errno: i32, mode: BindMode) -> Verdict {
         // the host. Another tuple would not help.
         _ => Verdict::GiveUp,
     }
+}
+
+/// [`verdict`] of an error as it came.
+pub(crate) fn verdict_on(call: Call, error: &io::Error, mode: BindMode) -> Verdict {
+    error.raw_os_error().map_or(Verdict::GiveUp, |errno| verdict(call, errno, mode))
 }
 
 #[cfg(test)]

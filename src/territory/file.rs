@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,11 @@ impl SharedFile {
     /// Device and inode, by which no other file is known as long as this one is open.
     pub(super) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// The descriptor; `None` in a child of the process that opened the file.
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        self.descriptor.get().ok().map(|fd| fd.as_raw_fd())
     }
 
     /// [`Error::Forked`] in a child of the process that opened the file.

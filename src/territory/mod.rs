@@ -24,7 +24,7 @@ use crate::ledger::{Family, From, Slot, Source, Usage};
 use rand_chacha::rand_core::RngCore;
 use shared::Shared;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
 /// Slots that follow each other.
@@ -204,6 +204,14 @@ impl Territory {
     pub(crate) fn ring_in(&self, wait_ms: Option<u64>) {
         if let Self::Shared(shared) = self {
             shared.ring_in(wait_ms);
+        }
+    }
+
+    /// The descriptor that the locks are on.
+    pub(crate) fn shared_fd(&self) -> Option<RawFd> {
+        match self {
+            Self::Fixed => None,
+            Self::Shared(shared) => shared.fd(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 use rand_chacha::rand_core::RngCore;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 /// An empty block is kept this long before it is given back, if nobody is in want of it.
@@ -262,6 +262,10 @@ impl Shared {
     pub(super) fn is_draining(&self, family: Family) -> bool {
         self.file.check_process().is_ok()
             && self.state.lock().sides[family as usize].held.values().any(|held| held.is_draining)
+    }
+
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        self.file.fd()
     }
 
     pub(super) fn blocks_held(&self) -> Result<u32, Error> {

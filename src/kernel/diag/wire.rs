@@ -11,6 +11,8 @@ pub(super) const LISTEN: u32 = 1 << 10;
 /// All states of a socket that has a peer: 1 to 11, but for the two above.
 pub(super) const CONNECTED: u32 = 0xffe & !(CLOSE | LISTEN);
 const TIME_WAIT: u8 = 6;
+/// `idiag_timer`, sock_diag(7).
+const TIMER_TIME_WAIT: u8 = 3;
 
 /// Those of `linux/sock_diag.h` and `linux/inet_diag.h` that libc does not have.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -201,7 +203,8 @@ fn entry(body: &[u8]) -> Option<Entry> {
     Some(Entry {
         source: address(4, 8)?,
         destination: address(6, 24)?,
-        is_time_wait: body[1] == TIME_WAIT,
+        // Also that of a socket whose peer is still to close: the kernel keeps as little of it.
+        is_time_wait: body[1] == TIME_WAIT || body[2] == TIMER_TIME_WAIT,
         expires_ms: u32_at(body, 52)?,
         interface,
         has_holder: u32_at(body, 68)? != 0,

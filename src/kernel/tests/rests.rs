@@ -1,6 +1,7 @@
 //! Rests against what the kernel does: who closed first x bind mode x timestamps x `tcp_tw_reuse`.
 
 use super::*;
+use crate::kernel::verdict::verdict;
 use crate::ledger::{Destination, FourTuple};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

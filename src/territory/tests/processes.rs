@@ -107,17 +107,19 @@ fn a_fork_that_lives_on_holds_nothing_of_its_dead_parent() {
 
 #[test]
 fn a_descriptor_that_somebody_closed_is_noticed_and_its_number_left_alone() {
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, FromRawFd};
     if let Some(folder) = part() {
         let mut pool = Pool::new(&folder.file(), &sources()).unwrap();
         let _ = pool.grow();
-        let ours = (3..99).find(|fd| {
+        let ours = (3..1024).find(|fd| {
             std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|to| to == folder.file())
         });
-        // SAFETY: what a careless daemon does; the library is to survive it.
-        unsafe { libc::close(ours.unwrap()) };
         let stranger = std::fs::File::create(folder.0.join("stranger")).unwrap();
-        assert_eq!(Some(stranger.as_raw_fd()), ours);
+        // SAFETY: what a careless daemon does; the library is to survive it.
+        let stranger = unsafe {
+            assert_eq!(libc::dup2(stranger.as_raw_fd(), ours.unwrap()), ours.unwrap());
+            std::fs::File::from_raw_fd(ours.unwrap())
+        };
         let error = pool.try_grow(Family::V4, From::AnySource).unwrap_err().to_string();
         assert!(error.contains("descriptor was closed"), "{error}");
         assert!(pool.granted().is_empty());
