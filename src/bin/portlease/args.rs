@@ -1,8 +1,9 @@
 //! What the command line says.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use portlease::{PortRange, Slice};
+use portlease::{Destinations, ModeChoice, PortRange, Slice};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -16,6 +17,17 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Run a program whose outgoing connections are spread over source addresses and ports.
+    ///
+    /// The program is left as it is: a library is preloaded that takes part in connect, close and
+    /// what else begins or ends a descriptor, and leases a four-tuple for each TCP connection. All
+    /// processes that the command starts share one territory. The library reaches dynamically
+    /// linked programs that connect through the C library: not static ones, Go, io_uring, and
+    /// setuid programs.
+    ///
+    /// Exit status: the command's own, and its signal if one ended it; 2 it cannot be run so, told
+    /// before it starts; 126 it is no program, 127 it is not there.
+    Run(RunArgs),
     /// Open more connections to one address and port than there are port numbers.
     ///
     /// Without options: 65,537 connections from loopback sources to a target that storm starts
@@ -34,6 +46,52 @@ pub(crate) enum Command {
     /// Tries a network namespace for a storm; started by it.
     #[command(hide = true)]
     StormRehearsal(RehearsalArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    /// Source addresses, as "10.0.0.2, 10.0.0.8-10.0.0.15:2048-4095"
+    #[arg(long, value_name = "SET")]
+    pub(crate) sources: String,
+    /// Ports of each source that has no range of its own in --sources, as "1024-65535" [default:
+    /// net.ipv4.ip_local_port_range]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
+    pub(crate) ports: Option<PortRange>,
+    /// How sockets are bound
+    #[arg(long, value_enum, default_value_t = Mode::ByPort)]
+    pub(crate) mode: Mode,
+    /// The least time that a four-tuple rests after its connection was closed
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) rest: u64,
+    /// Lease for these destinations alone, as "10.0.0.0/8:443, 192.0.2.1, [2001:db8::/32]:443"
+    #[arg(long, value_name = "SET", value_parser = destinations)]
+    pub(crate) only: Option<String>,
+    /// Lease nothing for these destinations, as "127.0.0.0/8, ::1"
+    #[arg(long, value_name = "SET", value_parser = destinations)]
+    pub(crate) except: Option<String>,
+    /// Lease for connected UDP sockets too
+    #[arg(long)]
+    pub(crate) udp: bool,
+    /// Share the ports with all others that name the same file [default: a file of this run's own]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shared: Option<PathBuf>,
+    /// Say beforehand what is preloaded, and at the end what was leased
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Write what was leased as one JSON object into FILE at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// The library to preload [default: libportlease_preload.so beside this program or in ../lib]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) library: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -150,10 +208,26 @@ impl Mode {
             Self::Late => "late",
         }
     }
+
+    pub(crate) fn choice(self) -> ModeChoice {
+        match self {
+            Self::ByPort => ModeChoice::ByPort,
+            Self::Explicit => ModeChoice::Explicit,
+            Self::Late => ModeChoice::Late,
+        }
+    }
 }
 
 fn slice(text: &str) -> Result<Slice, String> {
     text.parse().map_err(|error: portlease::Error| error.to_string())
+}
+
+/// A set of destinations, as it was written.
+fn destinations(text: &str) -> Result<String, String> {
+    match text.parse::<Destinations>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn port_range(text: &str) -> Result<PortRange, String> {

@@ -1,6 +1,7 @@
 //! `portlease`, the command line.
 
 mod args;
+mod run;
 mod storm;
 
 use args::{Cli, Command};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
         Command::Storm(args) => storm::run(&args),
         Command::StormWorker(args) => storm::worker::run(&args),
         Command::StormTarget(args) => storm::target::run(&args),

@@ -1,12 +1,12 @@
 //! Who dials: a lease from portlease, or the kernel's own choice of the port.
 
 use super::wire::{Cause, Failure, Job};
-use crate::args::{By, Mode};
+use crate::args::By;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use portlease::{
-    ClosedFirst, ConnectOptions, DestinationHandle, Error, LeasedStream, ModeChoice, Pool,
-    PrivilegedPorts, Protocol,
+    ClosedFirst, ConnectOptions, DestinationHandle, Error, LeasedStream, Pool, PrivilegedPorts,
+    Protocol,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, Read};
@@ -81,14 +81,9 @@ impl Connection {
 
 /// A pool over the worker's slice, or over what all workers share.
 fn pool(job: &Job) -> Result<Pool, Error> {
-    let mode = match job.mode {
-        Mode::ByPort => ModeChoice::ByPort,
-        Mode::Explicit => ModeChoice::Explicit,
-        Mode::Late => ModeChoice::Late,
-    };
     let pool = Pool::builder()
         .sources(&job.sources)
-        .bind_mode(mode)
+        .bind_mode(job.mode.choice())
         // The ports of a storm are those that its user named.
         .privileged_ports(PrivilegedPorts::Lease);
     match &job.shared {
