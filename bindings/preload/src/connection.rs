@@ -66,21 +66,21 @@ pub(crate) fn connect(state: &'static State, inside: &mut Inside, call: &Call<'_
         return left(inside, Count::Unleased);
     };
     let before = before(state, call.fd, cookie);
+    if let Some(connection) = before.as_ref().filter(|connection| is_again(connection, call)) {
+        keep(state, call.fd, Arc::clone(connection));
+        return inside.run(call.connect);
+    }
     let Some(source) = socket::source(call.fd) else { return inside.run(call.connect) };
     let answer = match before {
-        Some(before) => match &before.holds {
-            Holds::Address => {
-                if source.port() != 0 {
-                    socket::give_up_port(call.fd);
-                }
-                first(state, call, cookie, source.ip())
+        Some(old) if matches!(old.holds, Holds::Lease(_)) => {
+            elsewhere(state, call, cookie, source, old)
+        }
+        Some(_) => {
+            if source.port() != 0 {
+                socket::give_up_port(call.fd);
             }
-            Holds::Lease(lease) if same(lease, call) => {
-                keep(state, call.fd, before);
-                return inside.run(call.connect);
-            }
-            Holds::Lease(_) => elsewhere(state, call, cookie, source, before),
-        },
+            first(state, call, cookie, source.ip())
+        }
         None if source.port() != 0 => return left(inside, Count::Bound),
         None => first(state, call, cookie, source.ip()),
     };
@@ -106,9 +106,15 @@ fn before(state: &'static State, fd: c_int, cookie: u64) -> Option<Arc<Connectio
     Some(before)
 }
 
-/// Whether the program asks again, to learn whether it is connected by now or after a refusal.
-fn same(lease: &Lease<'_>, call: &Call<'_>) -> bool {
-    lease.destination() == Destination::new(call.protocol, call.destination)
+/// Whether the program has connected the socket to the same destination before, and wants to know
+/// how that went, or another try.
+fn is_again(connection: &Connection, call: &Call<'_>) -> bool {
+    match &connection.holds {
+        Holds::Lease(lease) => {
+            lease.destination() == Destination::new(call.protocol, call.destination)
+        }
+        Holds::Address => false,
+    }
 }
 
 /// A socket with a lease is to go to another destination, from the source that it has.
@@ -157,7 +163,7 @@ fn first(state: &'static State, call: &Call<'_>, cookie: u64, address: IpAddr) -
         state.pool.connect_socket(&socket, source, call.protocol, call.destination, connect)
     };
     let dialed = match dial() {
-        Err(Error::Exhausted(_)) if state.sweep.now(state) > 0 => dial(),
+        Err(Error::Exhausted(_)) if state.sweep.before_refusal(state) => dial(),
         dialed => dialed,
     };
     match dialed {

@@ -111,7 +111,7 @@ pub(crate) unsafe extern "C" fn close(fd: c_int) -> c_int {
     // SAFETY: the program's own argument.
     let real = || unsafe { real::close(fd) };
     let Some(state) = state::present() else { return real() };
-    if state.pool.shared_fd() == Some(fd) {
+    if state.own_fd == Some(fd) {
         return hidden(real);
     }
     closing(state, fd, real)
@@ -175,7 +175,7 @@ pub(crate) unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: 
         .into_iter()
         .filter_map(|fd| Some((fd, Leaving::begin(state, fd)?)))
         .collect();
-    let own = state.pool.shared_fd().and_then(|fd| c_uint::try_from(fd).ok());
+    let own = state.own_fd.and_then(|fd| c_uint::try_from(fd).ok());
     let answer = inside.run(|| match own.filter(|own| (first..=last).contains(own)) {
         None => real(first, last),
         Some(own) => {

@@ -7,6 +7,7 @@ use super::sweep::Sweep;
 use super::table::Table;
 use super::tally;
 use portlease::{Error, Pool};
+use std::os::fd::RawFd;
 use std::process;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub(crate) struct State {
     pub(crate) wish: Wish,
     pub(crate) table: Table,
     pub(crate) sweep: Sweep,
+    /// The descriptor of the territory: no program's to close.
+    pub(crate) own_fd: Option<RawFd>,
     process: u32,
 }
 
@@ -108,7 +111,8 @@ fn build() {
         Ok((pool, wish)) => {
             tally::add(Count::Processes);
             let (table, sweep, process) = (Table::new(), Sweep::default(), process::id());
-            let state = Box::new(State { pool, wish, table, sweep, process });
+            let own_fd = pool.shared_fd();
+            let state = Box::new(State { pool, wish, table, sweep, own_fd, process });
             Box::into_raw(state).expose_provenance()
         }
         Err(error) => {

@@ -11,13 +11,16 @@ use std::time::Instant;
 
 /// The least time between two sweeps that nobody is in need of.
 const EVERY_MS: u64 = 1_000;
-/// A sweep takes one part in so many of a processor at most.
+/// A sweep takes one part in so many of a processor at most; one without which a connection would be
+/// refused takes more.
 const DUTY: u64 = 50;
+const URGENT_DUTY: u64 = 5;
 
 #[derive(Default)]
 pub(crate) struct Sweep {
     /// When the next one is due, on `CLOCK_MONOTONIC`.
     due_ms: AtomicU64,
+    urgent_due_ms: AtomicU64,
     /// Leases of connections without a descriptor here, which a child of ours may have.
     waiting: Mutex<Vec<Lease<'static>>>,
 }
@@ -40,12 +43,18 @@ impl Sweep {
                 .compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if is_ours && due_ms > 0 {
-            self.now(state);
+            self.sweep(state);
         }
     }
 
+    /// Sweeps before somebody is told that nothing is free; whether something came free.
+    pub(crate) fn before_refusal(&self, state: &'static State) -> bool {
+        // Relaxed: as in `now_and_then`.
+        now_ms() >= self.urgent_due_ms.load(Ordering::Relaxed) && self.sweep(state) > 0
+    }
+
     /// Looks at every connection of this process; how many leases came free.
-    pub(crate) fn now(&self, state: &'static State) -> usize {
+    fn sweep(&self, state: &'static State) -> usize {
         let begin = Instant::now();
         let mut released = 0;
         for fd in state.table.descriptors(0, i32::MAX) {
@@ -62,9 +71,10 @@ impl Sweep {
         let still: Vec<_> = waiting.drain(..).filter_map(leaving::release_if_gone).collect();
         *waiting = still;
         released += before - waiting.len();
-        let pause_ms = EVERY_MS.max(begin.elapsed().as_millis() as u64 * DUTY);
-        // Relaxed: see `now_and_then`.
-        self.due_ms.store(now_ms() + pause_ms, Ordering::Relaxed);
+        let (took_ms, end_ms) = (begin.elapsed().as_millis() as u64, now_ms());
+        // Relaxed, both: see `now_and_then`.
+        self.due_ms.store(end_ms + EVERY_MS.max(took_ms * DUTY), Ordering::Relaxed);
+        self.urgent_due_ms.store(end_ms + took_ms * URGENT_DUTY, Ordering::Relaxed);
         released
     }
 }

@@ -104,7 +104,7 @@ impl<'a> Elf<'a> {
     fn is_foreign(&self) -> bool {
         const CLASS: usize = 4;
         const MACHINE: std::ops::Range<usize> = 18..20;
-        let own = fs::read("/proc/self/exe").unwrap_or_default();
+        let own = read_start(Path::new("/proc/self/exe")).unwrap_or_default();
         self.image.get(CLASS) != own.get(CLASS) || self.image.get(MACHINE) != own.get(MACHINE)
     }
 
@@ -159,4 +159,69 @@ fn number(bytes: &[u8], at: usize, len: usize) -> Option<usize> {
         value[8 - len..].copy_from_slice(bytes);
     }
     usize::try_from(u64::from_ne_bytes(value)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_run_by_its_first_line_or_by_what_env_finds() {
+        for (text, expected) in [
+            ("#!/bin/sh\nexit", Some("/bin/sh")),
+            ("#! /usr/bin/python3 -u\n", Some("/usr/bin/python3")),
+            ("#!/usr/bin/env -S X=1 node --flag\n", Some("node")),
+            ("#!/usr/bin/env\n", None),
+            ("#!", None),
+            ("exit 0\n", None),
+        ] {
+            let found = interpreter_of_script(text.as_bytes());
+            assert_eq!(found, expected.map(OsStr::new), "{text:?}");
+        }
+    }
+
+    /// An ELF file of this machine with these segments: kind and content.
+    fn elf(segments: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut image = fs::read("/proc/self/exe").unwrap()[..64].to_vec();
+        let content_at = 64 + segments.len() * 56;
+        image[32..40].copy_from_slice(&64_u64.to_ne_bytes());
+        image[54..56].copy_from_slice(&56_u16.to_ne_bytes());
+        image[56..58].copy_from_slice(&(segments.len() as u16).to_ne_bytes());
+        let mut content = Vec::new();
+        for (kind, bytes) in segments {
+            let mut header = [0; 56];
+            header[..4].copy_from_slice(&kind.to_ne_bytes());
+            header[8..16].copy_from_slice(&((content_at + content.len()) as u64).to_ne_bytes());
+            header[32..40].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
+            image.extend(header);
+            content.extend_from_slice(bytes);
+        }
+        [image, content].concat()
+    }
+
+    #[test]
+    fn what_keeps_the_library_out_is_seen_in_the_headers() {
+        let interpreter = (Elf::PT_INTERP, &b"/lib64/ld-linux-x86-64.so.2\0"[..]);
+        let musl = (Elf::PT_INTERP, &b"/lib/ld-musl-x86_64.so.1\0"[..]);
+        let go = (Elf::PT_NOTE, &b"\x04\0\0\0\x04\0\0\0\x04\0\0\0Go\0\0abcd"[..]);
+        let gnu = (Elf::PT_NOTE, &b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNU\0abcd"[..]);
+        for (segments, expected) in [
+            (&[interpreter, gnu][..], None),
+            (&[gnu], Some("statically")),
+            (&[], Some("statically")),
+            (&[go], Some("Go")),
+            (&[interpreter, go], Some("Go")),
+            (&[musl], Some("musl")),
+        ] {
+            let image = elf(segments);
+            let elf = Elf::of(&image).unwrap();
+            assert!(!elf.is_foreign());
+            let limits: Vec<_> = elf.limits().collect();
+            assert_eq!(limits.len(), usize::from(expected.is_some()), "{limits:?}");
+            assert!(limits.iter().all(|limit| limit.contains(expected.unwrap())), "{limits:?}");
+        }
+        let cut_short = &elf(&[interpreter])[..70];
+        assert_eq!(Elf::of(cut_short).unwrap().limits().count(), 1);
+        assert!(Elf::of(b"#!/bin/sh").is_none());
+    }
 }
