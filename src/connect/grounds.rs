@@ -39,8 +39,8 @@ impl Grounds {
         matches!(self.territory, Territory::Shared(_))
     }
 
-    pub(super) fn shared_fd(&self) -> Option<RawFd> {
-        self.territory.shared_fd()
+    pub(super) fn shared_fds(&self) -> [Option<RawFd>; 2] {
+        self.territory.shared_fds()
     }
 
     pub(super) fn blocks_held(&self) -> Result<Option<u32>, Error> {

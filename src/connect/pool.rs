@@ -308,11 +308,11 @@ impl Pool {
         self.inner.grounds.blocks_held()
     }
 
-    /// The descriptor that this process's locks on the shared file are on, for programs that close
-    /// descriptors wholesale: whoever closes this one gives up all blocks. `None` without a shared
-    /// file, and in a child of fork.
-    pub fn shared_fd(&self) -> Option<RawFd> {
-        self.inner.grounds.shared_fd()
+    /// The descriptors that this process's locks are on, for programs that close descriptors
+    /// wholesale: whoever closes these gives up all blocks. None without a shared file, and none in
+    /// a child of fork.
+    pub fn shared_fds(&self) -> impl Iterator<Item = RawFd> + use<> {
+        self.inner.grounds.shared_fds().into_iter().flatten()
     }
 
     // ---- what there is ----------------------------------------------------------------------

@@ -76,7 +76,7 @@ impl SharedFile {
         self.identity
     }
 
-    /// The descriptor; `None` in a child of the process that opened the file.
+    /// `None` in a child of the process that opened the file.
     pub(super) fn fd(&self) -> Option<RawFd> {
         self.descriptor.get().ok().map(|fd| fd.as_raw_fd())
     }

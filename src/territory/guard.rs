@@ -17,7 +17,7 @@ use std::fs::File;
 use std::hash::Hasher;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 /// Of the thread that builds the pool: threads can be in different namespaces (Linux 3.17).
@@ -47,6 +47,11 @@ impl Guard {
             failed(path, problem, error)
         })?;
         Ok(Self { descriptor: Descriptor::new(namespace)? })
+    }
+
+    /// `None` in a child of the process that opened it.
+    pub(super) fn fd(&self) -> Option<RawFd> {
+        self.descriptor.get().ok().map(|fd| fd.as_raw_fd())
     }
 
     /// Locks what `grounds` may claim for the file `identity`; an error where another file is in

@@ -207,11 +207,11 @@ impl Territory {
         }
     }
 
-    /// The descriptor that the locks are on.
-    pub(crate) fn shared_fd(&self) -> Option<RawFd> {
+    /// The descriptors that locks are on.
+    pub(crate) fn shared_fds(&self) -> [Option<RawFd>; 2] {
         match self {
-            Self::Fixed => None,
-            Self::Shared(shared) => shared.fd(),
+            Self::Fixed => [None; 2],
+            Self::Shared(shared) => shared.fds(),
         }
     }
 

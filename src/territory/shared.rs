@@ -264,8 +264,8 @@ impl Shared {
             && self.state.lock().sides[family as usize].held.values().any(|held| held.is_draining)
     }
 
-    pub(super) fn fd(&self) -> Option<RawFd> {
-        self.file.fd()
+    pub(super) fn fds(&self) -> [Option<RawFd>; 2] {
+        [self.file.fd(), self.guard.fd()]
     }
 
     pub(super) fn blocks_held(&self) -> Result<u32, Error> {

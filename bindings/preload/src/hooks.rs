@@ -111,7 +111,7 @@ pub(crate) unsafe extern "C" fn close(fd: c_int) -> c_int {
     // SAFETY: the program's own argument.
     let real = || unsafe { real::close(fd) };
     let Some(state) = state::present() else { return real() };
-    if state.own_fd == Some(fd) {
+    if state.own_fds.contains(&fd) {
         return hidden(real);
     }
     closing(state, fd, real)
@@ -175,15 +175,18 @@ pub(crate) unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: 
         .into_iter()
         .filter_map(|fd| Some((fd, Leaving::begin(state, fd)?)))
         .collect();
-    let own = state.own_fd.and_then(|fd| c_uint::try_from(fd).ok());
-    let answer = inside.run(|| match own.filter(|own| (first..=last).contains(own)) {
-        None => real(first, last),
-        Some(own) => {
-            // Around our own descriptor.
-            let below = if first < own { real(first, own - 1) } else { 0 };
-            let above = if own < last { real(own + 1, last) } else { 0 };
-            below.min(above)
+    let own = state.own_fds.iter().filter_map(|&fd| c_uint::try_from(fd).ok());
+    let own: Vec<_> = own.filter(|own| (first..=last).contains(own)).collect();
+    let answer = inside.run(|| {
+        // Around our own descriptors.
+        let (mut answer, mut next) = (0, first);
+        for own in own {
+            if next < own {
+                answer = real(next, own - 1).min(answer);
+            }
+            next = own + 1;
         }
+        if next <= last { real(next, last).min(answer) } else { answer }
     });
     for (fd, leaving) in leaving {
         match answer {

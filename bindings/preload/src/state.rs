@@ -17,8 +17,8 @@ pub(crate) struct State {
     pub(crate) wish: Wish,
     pub(crate) table: Table,
     pub(crate) sweep: Sweep,
-    /// The descriptor of the territory: no program's to close.
-    pub(crate) own_fd: Option<RawFd>,
+    /// The descriptors of the territory, in order: no program's to close.
+    pub(crate) own_fds: Vec<RawFd>,
     process: u32,
 }
 
@@ -111,8 +111,9 @@ fn build() {
         Ok((pool, wish)) => {
             tally::add(Count::Processes);
             let (table, sweep, process) = (Table::new(), Sweep::default(), process::id());
-            let own_fd = pool.shared_fd();
-            let state = Box::new(State { pool, wish, table, sweep, own_fd, process });
+            let mut own_fds: Vec<_> = pool.shared_fds().collect();
+            own_fds.sort_unstable();
+            let state = Box::new(State { pool, wish, table, sweep, own_fds, process });
             Box::into_raw(state).expose_provenance()
         }
         Err(error) => {
