@@ -6,6 +6,7 @@ mod grounds;
 mod handle;
 mod ids;
 mod inner;
+mod judging;
 mod keeper;
 mod lease;
 #[cfg(feature = "capi")]

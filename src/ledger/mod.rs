@@ -1,6 +1,7 @@
 //! Which four-tuple is leased to whom, until when. Pure: no system call, no clock, no random
 //! source, no global; time and randomness come in as arguments.
 
+mod census;
 mod destinations;
 mod exclusions;
 mod field;
@@ -21,6 +22,7 @@ mod tests;
 mod tuple;
 mod verdict;
 
+pub use census::{Census, PoolCensus};
 pub use destinations::Destinations;
 pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
@@ -49,22 +51,6 @@ pub(crate) trait Random {
     fn next_u64(&mut self) -> u64;
     /// A small number that differs between threads that run at the same time.
     fn lane(&self) -> u32;
-}
-
-/// The counts of one destination or of a whole pool:
-/// `free + leased + resting + excluded = capacity` at any quiet moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// All four-tuples that the sources and ranges give towards one destination.
-    pub capacity: u64,
-    /// Four-tuples that the next acquire may hand out.
-    pub free: u64,
-    /// Four-tuples that are leased.
-    pub leased: u64,
-    /// Four-tuples that rest after their release.
-    pub resting: u64,
-    /// Four-tuples that may not be leased: not ours, listened on, or a connection to itself.
-    pub excluded: u64,
 }
 
 /// The right to one four-tuple. Given back with [`Ledger::release`], never copied.
@@ -105,15 +91,6 @@ impl Claim {
     pub(crate) fn into_generation(self) -> (Slot, u32) {
         (self.slot(), self.packed.get() as u32)
     }
-}
-
-/// The counts of all destinations of a pool that hold something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolCensus {
-    /// Destinations with a lease or a resting four-tuple, or that a handle is open for.
-    pub destinations: u64,
-    /// Their counts, added up.
-    pub sum: Census,
 }
 
 /// A claim as a plain value, for callers in other languages: may be stale, copied or made up.
@@ -510,25 +487,5 @@ impl Then {
             Self::Free => None,
             Self::RestUntilMs(until_ms) => Some(until_ms),
         }
-    }
-}
-
-impl Census {
-    fn of(capacity: u32, free: u32, counts: field::Full) -> Self {
-        Self {
-            capacity: capacity.into(),
-            free: free.into(),
-            leased: counts.leased.into(),
-            resting: counts.resting.into(),
-            excluded: counts.excluded.into(),
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.capacity += other.capacity;
-        self.free += other.free;
-        self.leased += other.leased;
-        self.resting += other.resting;
-        self.excluded += other.excluded;
     }
 }
