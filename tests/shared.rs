@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -240,6 +240,34 @@ fn acquires_that_claim_and_acquires_that_do_not() {
         "measured: number, median and 99 in 100 of acquires in ns: {:?} that claim, {:?} that do not",
         told[0], told[1]
     );
+}
+
+#[test]
+fn a_source_is_exhausted_though_blocks_of_another_are_drained() {
+    let folder = Folder::new("drained");
+    let [scattered, full] = sources(&folder.file()).map(IpAddr::from);
+    let (rich, poor) = (shared(&folder.file()), shared(&folder.file()));
+    let to = at("127.0.0.1:80");
+    let _elsewhere = poor.acquire_from(full, Protocol::Tcp, to).unwrap();
+    let mut leases = all(&rich, to);
+    leases.sort_by_key(Lease::source);
+    let mut each = 0..;
+    leases.retain(|lease| {
+        lease.source().ip() == full || each.next().is_some_and(|each: usize| each % 64 == 0)
+    });
+    // 196 leases, a quarter more and half a block are 277 ports: two of seven blocks are drained, as
+    // soon as it does not count as starving itself.
+    let end = Instant::now() + PATIENCE;
+    while rich.census_of(Protocol::Tcp, to).unwrap().free != 7 * 64 - 196 - 2 * 63 {
+        assert!(Instant::now() < end, "{:?}", rich.census_of(Protocol::Tcp, to));
+        is_exhausted(poor.acquire_from(scattered, Protocol::Tcp, to));
+        thread::sleep(Duration::from_millis(10));
+    }
+    is_exhausted(rich.acquire_from(full, Protocol::Tcp, to));
+    // And what is drained is there for whoever needs it.
+    let from = || rich.acquire_from(scattered, Protocol::Tcp, to);
+    leases.extend((0..256 - 4).map(|_| from().unwrap()));
+    is_exhausted(from());
 }
 
 /// A UDP socket whose four-tuple is no pool's yet.

@@ -72,8 +72,8 @@ impl Grounds {
 
     /// Whether ports of ours are kept from new leases so that they can be given back; see
     /// [`Territory::is_draining`].
-    pub(super) fn is_draining(&self, family: Family) -> bool {
-        self.territory.is_draining(family)
+    pub(super) fn is_draining(&self, family: Family, from: From) -> bool {
+        self.territory.is_draining(family, from)
     }
 
     /// A descriptor that can be read when maintenance is worth a call; see [`Territory::bell`].

@@ -134,7 +134,7 @@ impl Inner {
                 claim => return claim,
             }
             // What another thread has begun to drain since is ours to take back.
-            may_grow |= self.grounds.is_draining(family);
+            may_grow |= self.grounds.is_draining(family, from);
         }
         // Where the kernel does not tell, nothing came free.
         let listeners = || self.watch.refresh_listeners_if_old(self).unwrap_or(false);

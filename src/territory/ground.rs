@@ -6,7 +6,7 @@
 
 use super::Run;
 use crate::Error;
-use crate::ledger::{Family, Slot, Source};
+use crate::ledger::{Family, From, Slot, Source};
 use siphasher::sip::SipHasher24;
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -134,6 +134,14 @@ impl Ground {
     /// The blocks of the source with this index in the list.
     pub(super) fn blocks_of(&self, source: u32) -> Range<u32> {
         self.blocks_of[source as usize].clone()
+    }
+
+    /// The blocks that an acquire from `from` may use.
+    pub(super) fn blocks_for(&self, from: From) -> Range<u32> {
+        match from {
+            From::AnySource => 0..self.block_count(),
+            From::Source(source) => self.blocks_of(source),
+        }
     }
 
     /// The slots of neighbouring blocks.

@@ -157,12 +157,12 @@ impl Territory {
         first..=first + (ground::BLOCK_PORTS - 1)
     }
 
-    /// Whether blocks are kept from new leases until they are empty; [`Territory::grow`] grants them
+    /// Whether blocks for `from` are kept from new leases until they are empty; [`Territory::grow`] grants them
     /// again before it claims any.
-    pub(crate) fn is_draining(&self, family: Family) -> bool {
+    pub(crate) fn is_draining(&self, family: Family, from: From) -> bool {
         match self {
             Self::Fixed => false,
-            Self::Shared(shared) => shared.is_draining(family),
+            Self::Shared(shared) => shared.is_draining(family, from),
         }
     }
 

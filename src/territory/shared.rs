@@ -130,10 +130,7 @@ impl Shared {
         self.check(&mut state, tenant)?;
         let State { sides, bell, .. } = &mut *state;
         let (ground, side) = (&self.grounds[family as usize], &mut sides[family as usize]);
-        let among = match from {
-            From::AnySource => 0..ground.block_count(),
-            From::Source(source) => ground.blocks_of(source),
-        };
+        let among = ground.blocks_for(from);
         // Before all else: "nothing free" is not true while something is kept from new leases.
         if let Some(run) = side.take_back_one(ground, &among, random) {
             tenant.grant(run);
@@ -259,9 +256,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn is_draining(&self, family: Family) -> bool {
+    pub(super) fn is_draining(&self, family: Family, from: From) -> bool {
+        let among = self.grounds[family as usize].blocks_for(from);
         self.file.check_process().is_ok()
-            && self.state.lock().sides[family as usize].held.values().any(|held| held.is_draining)
+            && self.state.lock().sides[family as usize]
+                .held
+                .range(among)
+                .any(|(_, held)| held.is_draining)
     }
 
     pub(super) fn fds(&self) -> [Option<RawFd>; 2] {

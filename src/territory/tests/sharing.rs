@@ -125,7 +125,7 @@ fn scattered_leases_leave_their_blocks_one_by_one_to_who_starves() {
     let kept = rich.granted();
     assert_eq!(kept.len(), 2 * 64);
     assert_eq!(rich.territory.blocks_held().unwrap(), Some(48), "none is empty yet");
-    assert!(rich.territory.is_draining(Family::V4));
+    assert!(rich.territory.is_draining(Family::V4, From::AnySource));
     assert_eq!(poor.grow(), Growth::NothingFree);
     // A connection ends here and there; each block goes when its last one does.
     for ended in 1..=3 {
@@ -147,7 +147,7 @@ fn what_is_drained_is_taken_back_by_who_needs_it_before_anything_is_exhausted() 
         assert_eq!(rich.grow(), Growth::Grown(64));
         assert_eq!(rich.granted().len(), blocks * 64);
     }
-    assert!(!rich.territory.is_draining(Family::V4));
+    assert!(!rich.territory.is_draining(Family::V4, From::AnySource));
     assert_eq!(rich.grow(), Growth::NothingFree);
     // What was needed a moment ago is not drained again.
     assert_eq!(poor.grow(), Growth::NothingFree);
