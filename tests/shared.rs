@@ -5,59 +5,19 @@
 mod common;
 #[path = "common/crew.rs"]
 mod crew;
+#[path = "common/ground.rs"]
+mod ground;
 
 use common::in_namespace;
 use crew::{Folder, Member, part, say};
-use portlease::{ClosedFirst, Error, Family, Lease, Pool, PoolBuilder, Protocol};
+use ground::{CAPACITY, PATIENCE, all, at, builder, is_exhausted, shared, sources};
+use portlease::{ClosedFirst, Error, Family, Lease, Pool, Protocol};
 use socket2::{Domain, Socket, Type};
 use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Four blocks of 64 ports on each of two sources.
-const PORTS: &str = "20032-20287";
-const CAPACITY: usize = 512;
-/// Far beyond what anything here takes; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-/// Two neighbours that no other test has, for ports are shared through one file only.
-fn sources(file: &str) -> [Ipv4Addr; 2] {
-    let mut hasher = DefaultHasher::new();
-    file.hash(&mut hasher);
-    let first = 127 << 24 | (hasher.finish() as u32 & 0x7f_ffff) << 1 | 1 << 23;
-    [first, first + 1].map(Ipv4Addr::from_bits)
-}
-
-fn builder(file: &str) -> PoolBuilder {
-    let [first, second] = sources(file);
-    Pool::builder().sources(format!("{first}-{second}:{PORTS}"))
-}
-
-fn shared(file: &str) -> Pool {
-    builder(file).shared(file).build().unwrap()
-}
-
-fn all(pool: &Pool, to: SocketAddr) -> Vec<Lease<'_>> {
-    std::iter::from_fn(|| match pool.acquire(Protocol::Tcp, to) {
-        Ok(lease) => Some(lease),
-        Err(Error::Exhausted(_)) => None,
-        Err(error) => panic!("{error}"),
-    })
-    .collect()
-}
-
-#[track_caller]
-fn is_exhausted<T>(result: Result<T, Error>) {
-    let error = result.err();
-    assert!(matches!(error, Some(Error::Exhausted(_))), "{error:?}");
-}
 
 #[test]
 fn two_pools_have_all_ports_once() {
@@ -268,59 +228,6 @@ fn a_source_is_exhausted_though_blocks_of_another_are_drained() {
     let from = || rich.acquire_from(scattered, Protocol::Tcp, to);
     leases.extend((0..256 - 4).map(|_| from().unwrap()));
     is_exhausted(from());
-}
-
-/// A UDP socket whose four-tuple is no pool's yet.
-fn datagrams(source: Ipv4Addr, port: u16, to: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((source, port)).unwrap();
-    socket.connect(to).unwrap();
-    socket
-}
-
-#[test]
-fn what_is_adopted_or_imported_claims_its_block_or_names_it() {
-    let folder = Folder::new("adopt");
-    let to = at("127.0.0.1:80");
-    let source = sources(&folder.file())[0];
-    let [inherited, beside, apart] =
-        [20_040, 20_095, 20_096].map(|port| datagrams(source, port, to));
-    let (one, two) = (shared(&folder.file()), shared(&folder.file()));
-    let adopted = one.adopt_udp(inherited).unwrap();
-    assert_eq!(one.blocks_held().unwrap(), Some(1));
-    let error = two.adopt_udp(beside.try_clone().unwrap()).unwrap_err();
-    assert!(matches!(error, Error::HeldElsewhere { .. }), "{error}");
-    let text = error.to_string();
-    assert!(text.contains("ports 20032-20095"), "{text}");
-    assert!(text.contains(&folder.file()), "{text}");
-    // Each learns what is in its own blocks or in nobody's.
-    assert_eq!(two.import().unwrap(), 1);
-    assert_eq!(two.blocks_held().unwrap(), Some(1));
-    assert_eq!(one.import().unwrap(), 1);
-    assert_eq!(two.adopt_udp(apart).unwrap().four_tuple().source.port(), 20_096);
-    assert_eq!(one.adopt_udp(beside).unwrap().four_tuple().source.port(), 20_095);
-    drop(adopted);
-    assert_eq!(all(&one, to).len() + all(&two, to).len(), CAPACITY);
-}
-
-#[test]
-fn a_block_of_what_was_imported_and_is_gone_goes_to_who_starves() {
-    let folder = Folder::new("gone");
-    let to = at("127.0.0.1:80");
-    let strangers = datagrams(sources(&folder.file())[0], 20_040, to);
-    let (rich, poor) = (shared(&folder.file()), shared(&folder.file()));
-    assert_eq!(rich.import().unwrap(), 1);
-    let mut leases = all(&poor, to);
-    assert_eq!(leases.len(), CAPACITY - 64);
-    rich.maintain().unwrap();
-    assert_eq!(rich.blocks_held().unwrap(), Some(1));
-    drop(strangers);
-    let end = Instant::now() + PATIENCE;
-    while leases.len() < CAPACITY {
-        assert!(Instant::now() < end, "what is gone is kept");
-        leases.extend(poor.acquire(Protocol::Tcp, to));
-        thread::sleep(Duration::from_millis(1));
-        rich.maintain().unwrap();
-    }
 }
 
 // ---- several processes --------------------------------------------------------------------------
