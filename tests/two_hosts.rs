@@ -7,8 +7,7 @@ mod hosts;
 #[path = "common/sysctl.rs"]
 mod settings;
 
-use common::in_namespace;
-use hosts::{Peer, ip};
+use hosts::{Peer, ip, with_cables};
 use portlease::{
     BindMode, Error, LeasedStream, ModeChoice, Pool, PortRange, Protocol, SourceOptions,
 };
@@ -83,7 +82,7 @@ fn use_up(pool: &Pool, listener: &TcpListener, to: SocketAddr) -> Vec<(LeasedStr
 
 #[test]
 fn every_port_reaches_the_other_host_in_both_modes() {
-    in_namespace("every_port_reaches_the_other_host_in_both_modes", || {
+    with_cables("every_port_reaches_the_other_host_in_both_modes", || {
         let peer = two_hosts();
         sysctl("net.ipv4.ip_local_port_range", "40000 40003");
         for (sources, to) in
@@ -113,7 +112,7 @@ fn we_close_first(stream: LeasedStream, mut there: TcpStream) {
 
 #[test]
 fn time_wait_is_used_again_over_the_cable() {
-    in_namespace("time_wait_is_used_again_over_the_cable", || {
+    with_cables("time_wait_is_used_again_over_the_cable", || {
         let peer = two_hosts();
         let to = at("10.9.0.100:700");
         let listener = listen(&peer, to, None);
@@ -176,7 +175,7 @@ fn index_of(device: &str) -> u32 {
 
 #[test]
 fn a_link_local_source_dials_on_its_own_cable() {
-    in_namespace("a_link_local_source_dials_on_its_own_cable", || {
+    with_cables("a_link_local_source_dials_on_its_own_cable", || {
         let peer = two_hosts();
         peer.cable("veth1");
         for (number, device) in [(0, "veth0"), (1, "veth1")] {
@@ -233,7 +232,7 @@ fn a_link_local_source_dials_on_its_own_cable() {
 
 #[test]
 fn each_source_leaves_by_its_own_interface() {
-    in_namespace("each_source_leaves_by_its_own_interface", || {
+    with_cables("each_source_leaves_by_its_own_interface", || {
         let peer = two_hosts();
         peer.cable("veth1");
         ip("address add 10.9.1.2/24 dev veth1");
@@ -273,7 +272,7 @@ fn each_source_leaves_by_its_own_interface() {
 
 #[test]
 fn a_source_may_be_somebody_elses_address() {
-    in_namespace("a_source_may_be_somebody_elses_address", || {
+    with_cables("a_source_may_be_somebody_elses_address", || {
         let peer = two_hosts();
         // Answers to these come here, and are taken in, though the addresses are nobody's.
         peer.ip("route add 10.8.8.0/24 via 10.9.0.2");
@@ -306,7 +305,7 @@ fn a_source_may_be_somebody_elses_address() {
 
 #[test]
 fn a_source_may_come_and_go() {
-    in_namespace("a_source_may_come_and_go", || {
+    with_cables("a_source_may_come_and_go", || {
         let peer = two_hosts();
         let to = at("10.9.0.100:700");
         let listener = listen(&peer, to, None);

@@ -1,8 +1,21 @@
 //! A second host: a network namespace with a thread in it, and cables to it.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+
+/// As [`super::common::in_namespace`], where the kernel has cables; else prints a `SKIP` line.
+pub(crate) fn with_cables(test: &str, body: impl FnOnce()) {
+    let attempt = ["-Urn", "ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1"];
+    let status = Command::new("unshare").args(attempt).stderr(Stdio::null()).status();
+    if status.is_ok_and(|status| status.success()) {
+        return super::common::in_namespace(test, body);
+    }
+    // To the terminal itself: the test harness captures what a test prints.
+    let line = format!("SKIP: {test}: no veth in a namespace of its own (unshare -Urn, ip)\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
 
 /// Runs `ip` with these words.
 #[track_caller]
