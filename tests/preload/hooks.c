@@ -342,6 +342,33 @@ static void threads(void) {
   for (int i = 0; i < 4; i++) pthread_join(thread[i], NULL);
 }
 
+static void *blocked(void *unused) {
+  int fd = new_socket(AF_INET, SOCK_STREAM);
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  connect_to(fd, &there);
+  for (;;) sleep(1);
+  return unused;
+}
+
+/* A thread that is cancelled while it connects to a listener whose queue is full. */
+static void cancelling(void) {
+  int server = listener(&there);
+  CHECK(listen(server, 0) == 0);
+  for (int i = 0; i < 3; i++) {
+    int fd = new_socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK);
+    CHECK(connect_to(fd, &there) == 0 || errno == EINPROGRESS);
+  }
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, blocked, NULL) == 0);
+  usleep(200 * 1000);
+  void *result;
+  CHECK(pthread_cancel(thread) == 0 && pthread_join(thread, &result) == 0);
+  CHECK(result == PTHREAD_CANCELED);
+  int fd = dial();
+  CHECK(fd >= 0 && close(fd) == 0);
+}
+
 /* So many connections to one destination, or dead at the first that fails. */
 static void many(int count) {
   for (int i = 0; i < count; i++) {
@@ -373,6 +400,7 @@ int main(int argc, char **argv) {
   else if (strcmp(test, "bound") == 0) bound(number);
   else if (strcmp(test, "families") == 0) families();
   else if (strcmp(test, "threads") == 0) threads();
+  else if (strcmp(test, "cancelling") == 0) there.sin_port = 0, cancelling();
   else if (strcmp(test, "many") == 0) many(number);
   else return 2;
   return 0;

@@ -8,17 +8,30 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
+unsafe extern "C" {
+    /// pthread_setcancelstate(3).
+    fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+}
+const PTHREAD_CANCEL_DISABLE: c_int = 1;
+
 /// While a thread has one, its calls go straight on: they are our own, or those of a signal handler
-/// that has interrupted us and must not wait for what its own thread holds.
+/// that has interrupted us and must not wait for what its own thread holds. A thread that is cancelled
+/// meanwhile ends afterwards: what it holds here would stay held.
 pub(crate) struct Inside {
     errno: c_int,
+    cancel_state: c_int,
 }
 
 impl Inside {
     /// `None` where the thread is inside already.
     pub(crate) fn enter() -> Option<Self> {
         match INSIDE.replace(true) {
-            false => Some(Self { errno: errno() }),
+            false => {
+                let (errno, mut cancel_state) = (errno(), 0);
+                // SAFETY: the place is writable.
+                unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut cancel_state) };
+                Some(Self { errno, cancel_state })
+            }
             true => None,
         }
     }
@@ -41,8 +54,11 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        set_errno(self.errno);
         INSIDE.set(false);
+        let mut unused = 0;
+        // SAFETY: the place is writable, and the state is one that the thread had.
+        unsafe { pthread_setcancelstate(self.cancel_state, &raw mut unused) };
+        set_errno(self.errno);
     }
 }
 
