@@ -72,7 +72,8 @@ pub(crate) struct RunArgs {
     /// Lease for connected UDP sockets too
     #[arg(long)]
     pub(crate) udp: bool,
-    /// Share the ports with all others that name the same file [default: a file of this run's own]
+    /// Share the ports with all others that name the same file [default: the file
+    /// of all runs of this user in the network namespace]
     #[arg(long, value_name = "FILE")]
     pub(crate) shared: Option<PathBuf>,
     /// Say beforehand what is preloaded, and at the end what was leased

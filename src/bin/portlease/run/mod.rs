@@ -42,15 +42,13 @@ fn prepare_and_run(args: &RunArgs) -> Result<ExitCode, String> {
     for limit in program.iter().flat_map(|program| program::limits(program)) {
         tell(format!("warning: {limit}"));
     }
-    let wants_report = args.verbose || args.report.is_some();
-    let folder = match (&args.shared, wants_report) {
-        (Some(_), false) => None,
-        _ => Some(Folder::new()?),
+    let territory = match &args.shared {
+        None => folder::territory()?,
+        Some(path) => std::path::absolute(path)
+            .map_err(|error| format!("--shared {}: {error}", path.display()))?,
     };
-    let own = folder.as_ref().map(Folder::territory);
-    let territory = args.shared.as_deref().or(own).unwrap_or(Path::new(""));
-    let territory = std::path::absolute(territory)
-        .map_err(|error| format!("{}: {error}: name a file with --shared", territory.display()))?;
+    let wants_report = args.verbose || args.report.is_some();
+    let folder = if wants_report { Some(Folder::new()?) } else { None };
     try_out(args, &territory)?;
     if args.verbose {
         let (library, territory) = (library.display(), territory.display());
@@ -66,7 +64,7 @@ fn prepare_and_run(args: &RunArgs) -> Result<ExitCode, String> {
         Ok(ended) => ended,
         Err(error) => return Ok(failed_to_start(args, &error)),
     };
-    let report = Report::read(&folder, args.shared.is_none());
+    let report = Report::read(&folder, &territory);
     if args.verbose {
         tell(&report);
     }

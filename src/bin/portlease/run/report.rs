@@ -20,8 +20,8 @@ pub(super) struct Report {
     found: u64,
     /// Released by the kernel, with the process that had them.
     ended: u64,
-    /// Whether anybody still holds ports of the territory; not asked of one that others use.
-    left: Option<bool>,
+    /// Whether anybody, another run included, still holds ports of the territory.
+    left: bool,
     exhausted: u64,
     exempt: u64,
     bound: u64,
@@ -30,7 +30,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn read(folder: &Folder, is_territory_ours: bool) -> Self {
+    pub(super) fn read(folder: &Folder, territory: &Path) -> Self {
         let bytes = fs::read(folder.tally()).unwrap_or_default();
         let count = |count: Count| {
             let at = count as usize * 8;
@@ -44,7 +44,7 @@ impl Report {
             closed,
             found,
             ended: leased.saturating_sub(closed + found),
-            left: is_territory_ours.then(|| is_held(folder.territory())),
+            left: is_held(territory),
             exhausted: count(Count::Exhausted),
             exempt: count(Count::Exempt),
             bound: count(Count::Bound),
@@ -76,11 +76,10 @@ impl fmt::Display for Report {
             "{leased} four-tuples leased by {processes} processes: {closed} released when closed, \
              {found} found closed, {ended} ended with their process"
         )?;
-        match self.left {
-            Some(true) => write!(f, "; some ports are still held")?,
-            Some(false) => write!(f, "; none is left")?,
-            None => {}
-        }
+        f.write_str(match self.left {
+            true => "; ports of the territory are still held, by this run or another",
+            false => "; none is left",
+        })?;
         for (count, what) in [
             (self.exhausted, "refused, as no four-tuple was free"),
             (self.exempt, "left alone as --only and --except ask"),
