@@ -316,12 +316,17 @@ fn replace_under_them() {
         }
         replaced += 1;
         let mut new = Vec::new();
-        for old in &mut living {
+        let (last, others) = living.split_last_mut().unwrap();
+        for old in others {
             new.push(bear());
             witness.look_until(Instant::now() + KILL_EVERY / 4);
             witness.kill(old);
         }
+        new.push(bear());
+        // While there is an old one, however long a new one takes to begin.
         new.iter_mut().for_each(|(_, member)| drop(member.wait_for("refused")));
+        witness.look_until(Instant::now() + KILL_EVERY / 4);
+        witness.kill(last);
         living = new;
         living.iter_mut().for_each(|(_, member)| drop(member.wait_for("ready")));
     }
