@@ -97,7 +97,7 @@ fn live_and_end(source: SocketAddr, listener: &TcpListener, mode: BindMode, firs
 }
 
 /// Set to wait for the end of rests of a minute too.
-const FULL: &str = "PORTLEASE_FULL";
+const MINUTES: &str = "PORTLEASE_MINUTES";
 
 fn sleep_until(moment: Instant) {
     std::thread::sleep(moment.saturating_duration_since(Instant::now()));
@@ -105,9 +105,9 @@ fn sleep_until(moment: Instant) {
 
 #[test]
 fn a_four_tuple_rests_as_long_as_the_kernel_refuses_it() {
-    if std::env::var_os(FULL).is_none() {
+    if std::env::var_os(MINUTES).is_none() {
         // To the terminal itself: the test harness captures what a test prints.
-        let line = format!("SKIP: the end of rests of a minute: set {FULL}=1 to wait for it\n");
+        let line = format!("SKIP: the end of rests of a minute: set {MINUTES}=1 to wait for it\n");
         io::stderr().write_all(line.as_bytes()).unwrap();
     }
     in_namespace(
@@ -176,7 +176,7 @@ fn a_four_tuple_rests_as_long_as_the_kernel_refuses_it() {
                 }
             }
             assert_eq!(rows, 2 * 3 * 2 * 2 * 7);
-            if std::env::var_os(FULL).is_none() {
+            if std::env::var_os(MINUTES).is_none() {
                 return;
             }
             // One wait for all of them.
