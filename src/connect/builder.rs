@@ -243,6 +243,7 @@ impl PoolBuilder {
             watch: Watch::default(),
             unusable: Mutex::new(None),
             keeper: Mutex::default(),
+            finder: kernel::Finder::default(),
         });
         if self.maintenance == Maintenance::ByThread && pool.inner().grounds.is_shared() {
             *pool.inner().keeper.lock() = Some(Keeper::start(pool.inner())?);

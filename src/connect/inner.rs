@@ -32,6 +32,7 @@ pub(super) struct Inner {
     pub(super) names: Names,
     pub(super) rest_min_ms: u64,
     pub(super) watch: Watch,
+    pub(super) finder: kernel::Finder,
     pub(super) grounds: Grounds,
     /// The last source that could not be used for want of a right or of its address.
     pub(super) unusable: Mutex<Option<Unusable>>,
@@ -286,7 +287,7 @@ impl Inner {
 
     /// How a connection ends, asked just before its socket is closed.
     pub(super) fn ending(&self, socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> Tcp {
-        let told = kernel::closed_first(socket, four_tuple);
+        let told = kernel::closed_first(socket, four_tuple, &self.finder);
         told.unwrap_or_else(|_| self.host.closed(ClosedFirst::Unknown))
     }
 

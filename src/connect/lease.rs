@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::inner::Inner;
 use crate::error::Error;
-use crate::kernel::{self, BindMode, Call, ClosedFirst, KernelHolds, Tcp, Verdict};
+use crate::kernel::{BindMode, Call, ClosedFirst, KernelHolds, Tcp, Verdict};
 use crate::ledger::{Claim, ClaimId, Destination, FourTuple, From, SourcePort, Then};
 use std::fmt;
 use std::io;
@@ -236,7 +236,7 @@ impl<'a> Lease<'a> {
     /// kernel does not tell for another reason.
     pub fn kernel_holds(&self) -> Result<KernelHolds, Error> {
         self.inner().check_process()?;
-        kernel::holds(&self.four_tuple())
+        self.inner().finder.holds(&self.four_tuple())
     }
 
     /// Takes the lease apart from the lifetime of the pool: it keeps the pool alive instead.

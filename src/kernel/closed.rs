@@ -1,6 +1,6 @@
 //! How a connection ends, seen just before its descriptor is closed.
 
-use super::Diag;
+use super::{Finder, KernelHolds};
 use crate::ledger::FourTuple;
 use socket2::SockRef;
 use std::io;
@@ -42,11 +42,15 @@ impl Tcp {
 }
 
 /// Asks the kernel, just before `close`, who closes first: `TCP_INFO`, tcp(7), Linux 2.4.
-pub(crate) fn closed_first(socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> io::Result<Tcp> {
+pub(crate) fn closed_first(
+    socket: BorrowedFd<'_>,
+    four_tuple: &FourTuple,
+    finder: &Finder,
+) -> io::Result<Tcp> {
     let info = tcp_info(socket)?;
     let closed = match of_state(info[STATE]) {
         ClosedFirst::Us if will_reset(socket) => ClosedFirst::Reset,
-        ClosedFirst::Unknown => left_behind(socket, four_tuple),
+        ClosedFirst::Unknown => left_behind(socket, four_tuple, finder),
         closed => closed,
     };
     Ok(Tcp { closed, timestamps: info[OPTIONS] & OPTION_TIMESTAMPS != 0 })
@@ -94,14 +98,14 @@ fn of_state(state: u8) -> ClosedFirst {
 }
 
 /// Whether TIME_WAIT lives on without a socket that is out of the kernel's tables already.
-fn left_behind(socket: BorrowedFd<'_>, four_tuple: &FourTuple) -> ClosedFirst {
+fn left_behind(socket: BorrowedFd<'_>, four_tuple: &FourTuple, finder: &Finder) -> ClosedFirst {
     if !matches!(SockRef::from(&socket).device(), Ok(None)) {
         // It takes the number of the interface to ask for it.
         return ClosedFirst::Unknown;
     }
-    match Diag::open_to_find().and_then(|mut diag| diag.find(four_tuple, 0)) {
-        Ok(None) => ClosedFirst::Reset,
-        Ok(Some(_)) => ClosedFirst::Us,
+    match finder.holds(four_tuple) {
+        Ok(KernelHolds::Nothing) => ClosedFirst::Reset,
+        Ok(_) => ClosedFirst::Us,
         Err(_) => ClosedFirst::Unknown,
     }
 }

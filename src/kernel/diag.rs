@@ -4,11 +4,12 @@
 
 mod wire;
 
+use super::beyond_low_numbers;
 use crate::error::Error;
 use crate::ledger::{Destination, Family, FourTuple, PortRange, Protocol};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use wire::{Entry, Request, What};
 
 /// The kernel fills at most 32 KiB at once (`max_recvmsg_len` of `af_netlink.c`).
@@ -79,20 +80,12 @@ pub enum KernelHolds {
     TimeWait,
 }
 
-/// Asks for one four-tuple. A socket that is bound to an interface is not found.
-pub(crate) fn holds(four_tuple: &FourTuple) -> Result<KernelHolds, Error> {
-    Ok(match Diag::open_to_find()?.find(four_tuple, 0)? {
-        None => KernelHolds::Nothing,
-        Some(SocketState::Live) => KernelHolds::Socket,
-        Some(SocketState::Orphan) => KernelHolds::Closing,
-        Some(SocketState::TimeWait { .. }) => KernelHolds::TimeWait,
-    })
-}
-
 /// The way to ask.
 #[derive(Debug)]
 pub(crate) struct Diag {
     socket: OwnedFd,
+    /// Which socket it is (`SO_COOKIE`, Linux 4.12); 0 where the kernel does not tell.
+    cookie: u64,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -128,7 +121,35 @@ impl Diag {
         }
         // SAFETY: `fd` is open, and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { socket, sequence: 0, buffer: vec![0; buffer_len] })
+        Ok(Self { cookie: cookie(&socket), socket, sequence: 0, buffer: vec![0; buffer_len] })
+    }
+
+    /// The same, but beyond the numbers that programs give to descriptors of their own choice.
+    pub(crate) fn out_of_the_way(mut self) -> Self {
+        self.socket = beyond_low_numbers(self.socket);
+        self
+    }
+
+    /// Itself, if it could be told from another later.
+    pub(crate) fn if_known(self) -> Option<Self> {
+        (self.cookie != 0).then_some(self)
+    }
+
+    /// Itself, if its descriptor is the socket that was opened: somebody may have closed it. What
+    /// has its number then is not touched.
+    pub(crate) fn if_intact(self) -> Option<Self> {
+        if cookie(&self.socket) == self.cookie {
+            return Some(self);
+        }
+        // Not ours to close.
+        let _ = self.socket.into_raw_fd();
+        None
+    }
+
+    /// The number of its descriptor.
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> i32 {
+        self.socket.as_raw_fd()
     }
 
     /// All that listen on one of `ports`, on any address.
@@ -170,20 +191,22 @@ impl Diag {
         let protocol = four_tuple.destination.protocol();
         self.sequence = self.sequence.wrapping_add(1);
         self.send(&wire::lookup(self.sequence, four_tuple, interface))?;
-        let len = self.receive()?;
-        let mut found = None;
-        for answer in wire::answers(&self.buffer[..len], self.sequence) {
-            match answer.what {
+        loop {
+            let len = self.receive()?;
+            // None of them where it is the answer to a question that was given up.
+            let Some(answer) = wire::answers(&self.buffer[..len], self.sequence).next() else {
+                continue;
+            };
+            return match answer.what {
                 What::Entry(entry) => {
                     // Where nobody has it, the kernel finds who listens.
                     let held = held(protocol, &entry);
-                    found = (held.four_tuple == *four_tuple).then_some(held.state);
+                    Ok((held.four_tuple == *four_tuple).then_some(held.state))
                 }
-                What::Done | What::Failed(libc::ENOENT) => {}
-                What::Failed(errno) => return Err(refused(errno)),
-            }
+                What::Done | What::Failed(libc::ENOENT) => Ok(None),
+                What::Failed(errno) => Err(refused(errno)),
+            };
         }
-        Ok(found)
     }
 
     fn dump(
@@ -253,6 +276,17 @@ impl Diag {
             Err(_) => Err(failed(io::Error::last_os_error())),
         }
     }
+}
+
+fn cookie(socket: &OwnedFd) -> u64 {
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_COOKIE);
+    // SAFETY: `cookie` and `len` describe a writable place.
+    let answer = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut cookie).cast(), &raw mut len)
+    };
+    if answer == 0 { cookie } else { 0 }
 }
 
 fn held(protocol: Protocol, entry: &Entry) -> Held {

@@ -7,9 +7,11 @@ mod clock;
 mod closed;
 mod connect;
 mod diag;
+mod finder;
 mod fork;
 mod host;
 mod mode;
+mod numbers;
 mod options;
 mod random;
 mod rest;
@@ -29,10 +31,12 @@ pub(crate) use connect::{
     Progress, connect, ends, is_under_way, set_blocking, stream_socket, wait_connected,
 };
 pub use diag::KernelHolds;
-pub(crate) use diag::{Diag, Held, Listener, SocketState, holds};
+pub(crate) use diag::{Diag, Held, Listener, SocketState};
+pub(crate) use finder::Finder;
 pub(crate) use fork::Watch;
 pub(crate) use host::Host;
 pub use mode::{BindMode, ModeChoice};
+pub(crate) use numbers::beyond_low_numbers;
 pub use options::SourceOptions;
 pub(crate) use options::interface_index;
 pub(crate) use random::random_seed;

@@ -7,11 +7,12 @@
 //! clone(2) runs no handler: it keeps them until it ends or executes.
 
 use crate::Error;
+use crate::kernel::beyond_low_numbers;
 use crate::sync::{Ordering, StaticU32};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 
 /// Pools on shared files that one process can have at a time, and the descriptors of each.
 const POOLS_MAX: usize = 256;
@@ -45,7 +46,7 @@ impl Descriptor {
     pub(super) fn new(file: File) -> Result<Self, Error> {
         set_handler()?;
         let identity = identity(file.as_raw_fd()).map_err(|error| os("fstat", error))?;
-        let raw = out_of_the_way(file).into_raw_fd();
+        let raw = beyond_low_numbers(file.into()).into_raw_fd();
         for (place, cell) in OPEN.iter().enumerate() {
             // Relaxed: the descriptor's number is all there is to see.
             if cell
@@ -101,20 +102,6 @@ impl Drop for Descriptor {
             // SAFETY: `raw` is ours, and nobody can reach it through `self` any more.
             unsafe { libc::close(raw) };
         }
-    }
-}
-
-/// Programs give low numbers to descriptors of their own choice (dup2(2), the shell's
-/// `exec 3>file`), which would close what has the number: moves `file` beyond those, if the limit
-/// of descriptors allows.
-fn out_of_the_way(file: File) -> File {
-    const LOWEST: libc::c_int = 512;
-    // SAFETY: `file` is open; the call takes plain numbers.
-    let moved = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, LOWEST) };
-    match moved {
-        // SAFETY: `moved` is open, and nobody else's.
-        0.. => unsafe { File::from_raw_fd(moved) },
-        _ => file,
     }
 }
 

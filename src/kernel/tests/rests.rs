@@ -52,7 +52,9 @@ fn live_and_end(source: SocketAddr, listener: &TcpListener, mode: BindMode, firs
     let ours = TcpStream::from(dial(source, listener.local_addr().unwrap(), mode).unwrap());
     let (mut peer, _) = listener.accept().unwrap();
     let destination = Destination::new(Protocol::Tcp, ours.peer_addr().unwrap());
-    let ending = || closed_first(ours.as_fd(), &FourTuple { source, destination }).unwrap();
+    let ending = || {
+        closed_first(ours.as_fd(), &FourTuple { source, destination }, &Finder::default()).unwrap()
+    };
     match first {
         First::Us => {
             let tcp = ending();
