@@ -445,6 +445,32 @@ fn ipv6_works_as_ipv4_does() {
 }
 
 #[test]
+fn a_probe_foresees_what_connect_would_say() {
+    in_namespace("a_probe_foresees_what_connect_would_say", || {
+        sysctl("net.ipv4.tcp_tw_reuse", "0");
+        let (listener, to) = listen("127.0.0.1:700");
+        for (mode, port) in [(ModeChoice::Explicit, 5000), (ModeChoice::Late, 40000)] {
+            let one = pool(&format!("127.0.0.2:{port}"), mode);
+            let other = pool(&format!("127.0.0.2:{port}"), mode);
+            // The other pool knows nothing of it: only the kernel does.
+            let lease = other.acquire(Protocol::Tcp, to).unwrap();
+            lease.probe().unwrap();
+            let stream = one.connect(to).unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            assert_eq!(lease.probe().unwrap_err().raw_os_error(), Some(libc::EADDRNOTAVAIL));
+            // FIN_WAIT2, as soon as the peer has acknowledged, and then TIME_WAIT: explicit binding
+            // takes both.
+            drop(stream);
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(lease.probe().is_ok(), mode == ModeChoice::Explicit);
+            drop(peer);
+            assert_eq!(lease.probe().is_ok(), mode == ModeChoice::Explicit);
+            lease.release();
+        }
+    });
+}
+
+#[test]
 fn who_closed_first_decides_the_rest() {
     in_namespace("who_closed_first_decides_the_rest", || {
         // (mode, port, tcp_timestamps, tcp_tw_reuse, we close first) -> rests.

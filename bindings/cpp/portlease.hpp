@@ -199,6 +199,14 @@ public:
         return {};
     }
 
+    /// Whether the kernel still has the four-tuple for another socket, for who leaves connect(2) to
+    /// somebody else.
+    [[nodiscard]] Result<void> probe() const {
+        Error error;
+        if (portlease_lease_probe(pool_, &lease_, error.out())) return detail::fail(error);
+        return {};
+    }
+
     /// Whose end is closed first, asked just before the caller closes the socket; for `release`.
     [[nodiscard]] Result<portlease_closed> closing(int fd) const {
         Error error;

@@ -30,6 +30,16 @@ impl Pool {
         self.inner().bind_theirs(socket.as_fd(), &id.destination, &at)
     }
 
+    /// As [`Lease::probe`](crate::Lease::probe).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lease::probe`](crate::Lease::probe), and [`Error::StaleLease`].
+    pub fn probe_id(&self, id: LeaseId) -> Result<(), Error> {
+        let source = self.inner().live(id)?.socket_address();
+        self.inner().probe(&FourTuple { source, destination: id.destination })
+    }
+
     /// As [`Lease::release_after`](crate::Lease::release_after); `None`: no socket used it, as [`Lease::release`](crate::Lease::release).
     ///
     /// # Errors

@@ -242,6 +242,19 @@ impl Inner {
         })
     }
 
+    /// What `connect` would say for want of the four-tuple, without a socket.
+    pub(super) fn probe(&self, four_tuple: &FourTuple) -> Result<(), Error> {
+        match super::watch::stands_in_the_way(self, four_tuple)? {
+            false => Ok(()),
+            true => Err(Error::Os {
+                call: "connect",
+                source_address: Some(four_tuple.source),
+                destination: Some(four_tuple.destination.address()),
+                error: kernel::taken(),
+            }),
+        }
+    }
+
     /// The claim to what a connected socket holds already.
     pub(super) fn adopt(&self, socket: BorrowedFd<'_>) -> Result<(Claim, Destination), Error> {
         let (protocol, source_address, peer) =

@@ -170,6 +170,19 @@ impl<'a> Lease<'a> {
         self.inner().check_theirs(socket.as_fd(), &self.four_tuple())
     }
 
+    /// Asks the kernel whether it would refuse the four-tuple to a new socket, because it still
+    /// has it for another one. For callers who leave `connect` to somebody else, and with it the
+    /// chance to try again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with `EADDRNOTAVAIL`: hand it to [`Lease::report`] with [`Call::Connect`].
+    /// [`Error::Unsupported`] where the kernel does not tell (sock_diag).
+    pub fn probe(&self) -> Result<(), Error> {
+        self.inner().check_process()?;
+        self.inner().probe(&self.four_tuple())
+    }
+
     /// Tells the pool that `call` failed for a socket that was bound by this lease, and that the
     /// socket is closed; returns what that means and the lease for the next try.
     ///

@@ -56,6 +56,25 @@ pub unsafe extern "C" fn portlease_lease_destination(
     })
 }
 
+/// Asks the kernel whether it would refuse the lease's four-tuple to a new socket, because it still
+/// has it for another one. For programs that leave connect(2) to somebody else, and with it the
+/// chance to try again.
+///
+/// PORTLEASE_OS: it would; hand the errno to portlease_pool_report() with PORTLEASE_CALL_CONNECT.
+/// PORTLEASE_UNSUPPORTED: this kernel does not tell.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn portlease_lease_probe(
+    pool: *const Pool,
+    lease: *const Lease,
+    error: *mut ErrorInfo,
+) -> Status {
+    answer(error, || {
+        // SAFETY: the conventions.
+        let (pool, id) = unsafe { named(pool, lease) }?;
+        Ok(pool.0.probe_id(id)?)
+    })
+}
+
 /// Tells that a system call, a portlease_call, failed with an errno for a socket that was bound
 /// under the lease, and that this socket is closed. verdict gets what that means. Unless it is
 /// PORTLEASE_VERDICT_GIVE_UP, the lease is for another four-tuple now: try it with a new socket.

@@ -25,7 +25,8 @@ impl Finder {
         })
     }
 
-    fn find(&self, four_tuple: &FourTuple) -> Result<Option<SocketState>, Error> {
+    /// The socket with the four-tuple, if there is one; as [`Finder::holds`].
+    pub(crate) fn find(&self, four_tuple: &FourTuple) -> Result<Option<SocketState>, Error> {
         // Nobody waits for another's answer.
         let Some(mut kept) = self.kept.try_lock() else {
             return Diag::open_to_find()?.find(four_tuple, 0);

@@ -317,6 +317,8 @@ static void connections_close_before_they_release() {
 
     auto [raw, lease] = std::move(pool.connect(to).value()).into_parts();
     CHECK(fcntl(raw, F_GETFD) != -1 && leased() == 1);
+    auto probed = lease.probe();
+    CHECK(!probed && probed.error().os_error() == EADDRNOTAVAIL);
     auto closed = lease.closing(raw);
     CHECK(closed.has_value() && *closed == PORTLEASE_CLOSED_US);
     close(raw);

@@ -190,6 +190,8 @@ static void whose_end_is_closed_first_can_be_asked(void) {
 
     OK(portlease_pool_connect(pool, SOCK_STREAM, AT(to), &fd, &lease, NULL, &error));
     peer = accept(accepting, NULL, NULL);
+    STATUS(PORTLEASE_OS, portlease_lease_probe(pool, &lease, &error));
+    CHECK(error.os_error == EADDRNOTAVAIL);
     STATUS(PORTLEASE_NULL_ARGUMENT, portlease_lease_closing(pool, &lease, fd, NULL, &error));
     STATUS(PORTLEASE_BAD_DESCRIPTOR, portlease_lease_closing(pool, &lease, -1, &closed, &error));
     CHECK(closed == PORTLEASE_CLOSED_UNKNOWN);
@@ -204,6 +206,10 @@ static void whose_end_is_closed_first_can_be_asked(void) {
     OK(portlease_pool_release(pool, &lease, closed, &error));
     STATUS(PORTLEASE_STALE_LEASE, portlease_lease_closing(pool, &lease, fd, &closed, &error));
     CHECK(census_of(pool, to).free == 2);
+    OK(portlease_pool_acquire(pool, TCP, AT(to), &lease, NULL));
+    OK(portlease_lease_probe(pool, &lease, &error));
+    OK(portlease_pool_release(pool, &lease, PORTLEASE_CLOSED_UNUSED, NULL));
+    STATUS(PORTLEASE_STALE_LEASE, portlease_lease_probe(pool, &lease, &error));
     close(accepting);
     portlease_pool_free(pool);
 }
