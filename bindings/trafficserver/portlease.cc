@@ -114,12 +114,14 @@ public:
             }
             return Answer::Go;
         }
-        TSError("[%s] %s", NAME, lease.error().message());
         // One that is kept may serve; where it may not, the address is ours all the same.
         sockaddr_storage source;
-        if (!kept_from(destination, source)) return Answer::Exhausted;
-        TSHttpTxnOutgoingAddrSet(txn, plain(source));
-        return Answer::Go;
+        if (kept_from(destination, source)) {
+            TSHttpTxnOutgoingAddrSet(txn, plain(source));
+            return Answer::Go;
+        }
+        TSError("[%s] %s", NAME, lease.error().message());
+        return Answer::Exhausted;
     }
 
     /// The transaction has its connection, a new one or one that was kept.
@@ -181,22 +183,25 @@ public:
 private:
     using Open = std::unordered_map<int, Connection>;
 
-    /// A lease that Traffic Server can bind: a port that a stranger holds is passed over.
+    /// A lease that Traffic Server can use at the first try: it would make the next from the same
+    /// source. What the kernel holds for somebody else is passed over.
     portlease::Result<portlease::Lease> usable(const sockaddr *destination) {
         auto lease = pool_.acquire(PORTLEASE_PROTOCOL_TCP, {destination, length_of(destination)});
         while (lease) {
             const int probe = socket(destination->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-            auto bound = lease->bind(probe);
+            auto free = lease->bind(probe);
             ::close(probe);
-            if (bound) return lease;
-            if (bound.error().status() != PORTLEASE_OS) {
-                return portlease::detail::fail(bound.error());
+            auto call = PORTLEASE_CALL_BIND;
+            if (free) {
+                free = lease->probe();
+                call = PORTLEASE_CALL_CONNECT;
             }
-            auto verdict = lease->report(PORTLEASE_CALL_BIND, bound.error().os_error());
+            // Where the kernel does not tell, the try itself has to show it.
+            if (free || free.error().status() == PORTLEASE_UNSUPPORTED) return lease;
+            if (free.error().status() != PORTLEASE_OS) return portlease::detail::fail(free.error());
+            auto verdict = lease->report(call, free.error().os_error());
             if (!verdict) return portlease::detail::fail(verdict.error());
-            if (*verdict == PORTLEASE_VERDICT_GIVE_UP) {
-                return portlease::detail::fail(bound.error());
-            }
+            if (*verdict == PORTLEASE_VERDICT_GIVE_UP) return portlease::detail::fail(free.error());
         }
         return lease;
     }
