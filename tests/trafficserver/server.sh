@@ -115,7 +115,7 @@ wrong "ports that are none" "127.0.0.2 --ports=1-70000" "'--ports=1-70000' is no
 wrong "an unknown option" "127.0.0.2 --color" "unknown option '--color'"
 
 # ---- every connection has its source of the pool's -------------------------------------------------
-serve '127.0.0.2-127.0.0.3 [::1] --ports=20000-20127 --rest-ms=0 --shared=territory'
+serve '127.0.0.2-127.0.0.3 [::1] --ports=20000-20127 --rest-ms=0 --shared='"$PWD"'/territory'
 answers() {
   local try
   for try in 1 2 3 4 5 6; do
@@ -148,7 +148,7 @@ check "all requests from the pool's sources" [ "$(outside)" = 0 ]
 
 # ---- death -----------------------------------------------------------------------------------------
 serve_no_more KILL 2>/dev/null
-serve '127.0.0.2-127.0.0.3 [::1] --ports=20000-20127 --rest-ms=0 --shared=territory'
+serve '127.0.0.2-127.0.0.3 [::1] --ports=20000-20127 --rest-ms=0 --shared='"$PWD"'/territory'
 check "after kill -9 a new server has all" answers
 serve_no_more
 
