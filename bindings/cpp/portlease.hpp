@@ -560,12 +560,6 @@ public:
         return census;
     }
 
-    [[nodiscard]] Result<void> maintain() const {
-        Error error;
-        if (portlease_pool_maintain(get(), error.out())) return detail::fail(error);
-        return {};
-    }
-
     /// Can be read when `maintain` is worth a call; the caller's to close.
     [[nodiscard]] Result<int> maintain_fd() const {
         Error error;

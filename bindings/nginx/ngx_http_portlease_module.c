@@ -304,7 +304,7 @@ ngx_http_portlease_get_peer(ngx_peer_connection_t *pc, void *data)
         return ngx_http_portlease_new(peer, pc);
     }
 
-    if (rc == NGX_DONE) {
+    if (rc == NGX_DONE && pc->connection->pool != NULL) {
 
         /* A connection out of the cache: its lease is in its pool. */
 
