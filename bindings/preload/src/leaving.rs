@@ -38,30 +38,15 @@ impl Leaving {
 
     /// The descriptor is closed.
     pub(crate) fn end(self, state: &'static State) {
+        let Some(ending) = self.ending else { return unseen(state, self.connection) };
         let may_be_shared = self.connection.forks != state::forks();
-        let (Some(ending), false) = (self.ending, may_be_shared) else {
-            return if self.ending.is_some() {
-                seen(state, self)
-            } else {
-                unseen(state, self.connection)
-            };
-        };
-        if let Some(lease) = last(self.connection) {
-            lease.release_ended(ending);
-            tally::add(Count::Closed);
+        let Some(lease) = last(self.connection) else { return };
+        if may_be_shared && matches!(lease.kernel_holds(), Ok(KernelHolds::Socket)) {
+            // A child has it still.
+            return state.sweep.wait_for(lease);
         }
-    }
-}
-
-/// It was closed before our eyes; a child may have it still.
-fn seen(state: &'static State, leaving: Leaving) {
-    let (Some(lease), Some(ending)) = (last(leaving.connection), leaving.ending) else { return };
-    match lease.kernel_holds() {
-        Ok(KernelHolds::Socket) => state.sweep.wait_for(lease),
-        _ => {
-            lease.release_ended(ending);
-            tally::add(Count::Closed);
-        }
+        lease.release_ended(ending);
+        tally::add(Count::Closed);
     }
 }
 
