@@ -47,7 +47,7 @@ mod sync;
 mod territory;
 
 pub use connect::{
-    ConnectOptions, DestinationHandle, Dialed, Ending, Lease, LeaseId, LeasedPort, LeasedStream,
+    ConnectOptions, DestinationHandle, Dialed, Lease, LeaseId, LeasedPort, LeasedStream,
     LeasedUdpSocket, Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
 };
 pub use error::{Error, Exhausted, SourcesError};

@@ -74,10 +74,10 @@ fn an_event_loops_socket_stays_the_same_while_ports_are_tried() {
         assert_eq!(lease.source(), SocketAddr::from((SOURCE, last)));
         assert_eq!(source_of(&socket), lease.source());
         assert_eq!(lease.kernel_holds().unwrap(), KernelHolds::Socket);
-        let ending = lease.ending(&socket);
+        let closed = lease.closing(&socket);
         drop(socket);
         assert_eq!(lease.kernel_holds().unwrap(), KernelHolds::Nothing);
-        lease.release_ended(ending);
+        lease.release_after(closed);
         assert_eq!(pool.census().unwrap().sum.leased, 0);
         drop(strangers);
     }

@@ -46,11 +46,6 @@ pub struct Lease<'a> {
     home: Home<'a>,
 }
 
-/// How a connection ends, as [`Lease::ending`] has found it.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ending(Tcp);
-
 /// Where a lease comes from and goes back to.
 #[derive(Clone)]
 pub(super) enum Home<'a> {
@@ -223,21 +218,9 @@ impl<'a> Lease<'a> {
     /// Asks the kernel who closed first, closes `socket`, and gives the four-tuple back.
     pub fn close(self, socket: impl Into<OwnedFd>) {
         let socket = socket.into();
-        let ending = self.ending(&socket);
+        let closed = self.closing(&socket);
         drop(socket);
-        self.release_ended(ending);
-    }
-
-    /// Asks the kernel, just before `socket` is closed, how its connection ends: for callers who
-    /// close it themselves and then give the lease back with [`Lease::release_ended`].
-    pub fn ending(&self, socket: &impl AsFd) -> Ending {
-        Ending(self.inner().ending(socket.as_fd(), &self.four_tuple()))
-    }
-
-    /// Gives the four-tuple back after its socket was closed, to rest as long as the kernel needs
-    /// after such an end.
-    pub fn release_ended(mut self, ending: Ending) {
-        self.give_back_after(ending.0);
+        self.release_after(closed);
     }
 
     /// What the kernel does with the four-tuple now: for callers who cannot know whether the

@@ -21,7 +21,7 @@ mod watch;
 pub use builder::{Maintenance, PoolBuilder, PrivilegedPorts};
 pub use dial::ConnectOptions;
 pub use handle::DestinationHandle;
-pub use lease::{Ending, Lease, LeaseId, Reported};
+pub use lease::{Lease, LeaseId, Reported};
 #[cfg(feature = "capi")]
 pub(crate) use plain::{Mark, Parts};
 pub use pool::Pool;

@@ -5,14 +5,14 @@ use super::connection::{Connection, Holds};
 use super::state::{self, State};
 use super::{socket, tally};
 use libc::c_int;
-use portlease::{ClosedFirst, Ending, KernelHolds, Lease};
+use portlease::{ClosedFirst, KernelHolds, Lease};
 use std::sync::Arc;
 
 /// A descriptor that is about to be closed.
 pub(crate) struct Leaving {
     connection: Arc<Connection>,
     /// `None` where the number is another socket's by now.
-    ending: Option<Ending>,
+    closed: Option<ClosedFirst>,
 }
 
 impl Leaving {
@@ -24,11 +24,11 @@ impl Leaving {
         }
         let connection = state.table.take(fd)?;
         let is_it = socket::cookie(fd) == Some(connection.cookie);
-        let ending = match &connection.holds {
-            Holds::Lease(lease) if is_it => Some(lease.ending(&socket::borrow(fd))),
+        let closed = match &connection.holds {
+            Holds::Lease(lease) if is_it => Some(lease.closing(&socket::borrow(fd))),
             _ => None,
         };
-        Some(Self { connection, ending })
+        Some(Self { connection, closed })
     }
 
     /// The descriptor is still there.
@@ -38,14 +38,14 @@ impl Leaving {
 
     /// The descriptor is closed.
     pub(crate) fn end(self, state: &'static State) {
-        let Some(ending) = self.ending else { return unseen(state, self.connection) };
+        let Some(closed) = self.closed else { return unseen(state, self.connection) };
         let may_be_shared = self.connection.forks != state::forks();
         let Some(lease) = last(self.connection) else { return };
         if may_be_shared && matches!(lease.kernel_holds(), Ok(KernelHolds::Socket)) {
             // A child has it still.
             return state.sweep.wait_for(lease);
         }
-        lease.release_ended(ending);
+        lease.release_after(closed);
         tally::add(Count::Closed);
     }
 }
