@@ -15,7 +15,7 @@ const LOAD_MAX: usize = 82;
 const LOAD_MIN: usize = 35;
 /// Old buckets that one change moves: all are moved before the table can change its size again,
 /// which takes a change for each three buckets at least (from shrunk to too full).
-const MOVES: usize = 8;
+const MOVES: usize = 32;
 
 /// What is known of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
