@@ -11,10 +11,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The territory of all runs of this user in this network namespace, made if it is not there: two
-/// runs at once from the same sources take their ports from one file. It stays: it is empty.
+/// runs at once from the same sources take their ports from one file. It stays: it is a line long.
 ///
 /// A server that gives up its rights opens it when it first connects, as another user: so anybody
-/// can. Who locks it all keeps ports from the runs, as who binds them all does.
+/// can. Who locks or spoils it keeps ports from the runs, as who binds them all does.
 pub(super) fn territory() -> Result<PathBuf, String> {
     let temporary = std::env::temp_dir().join(format!("portlease-{}", geteuid()));
     let first = match (geteuid().is_root(), std::env::var_os("XDG_RUNTIME_DIR")) {
