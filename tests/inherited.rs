@@ -47,6 +47,20 @@ fn what_is_adopted_or_imported_claims_its_block_or_names_it() {
 }
 
 #[test]
+fn a_four_tuple_that_is_asked_for_claims_its_block_or_names_it() {
+    let folder = Folder::new("exactly");
+    let to = at("127.0.0.1:80");
+    let source = SocketAddr::from((sources(&folder.file())[0], 20_040));
+    let (one, two) = (shared(&folder.file()), shared(&folder.file()));
+    let lease = one.acquire_exactly(source, Protocol::Tcp, to).unwrap();
+    assert_eq!((lease.source(), one.blocks_held().unwrap()), (source, Some(1)));
+    let again = one.acquire_exactly(source, Protocol::Tcp, to).unwrap_err();
+    assert!(matches!(again, Error::Taken { .. }), "{again}");
+    let elsewhere = two.acquire_exactly(source, Protocol::Tcp, to).unwrap_err();
+    assert!(matches!(elsewhere, Error::HeldElsewhere { .. }), "{elsewhere}");
+}
+
+#[test]
 fn a_block_of_what_was_imported_and_is_gone_goes_to_who_starves() {
     let folder = Folder::new("gone");
     let to = at("127.0.0.1:80");

@@ -45,8 +45,20 @@ fn one_port_is_connected_to_ten_thousand_destinations() {
         {
             let _listeners = [700, 701, 702, 703].map(listen);
             let pool = Pool::builder().sources(source).bind_mode(mode).build().unwrap();
-            let streams: Vec<_> =
-                (0..DESTINATIONS).map(|number| pool.connect(to(number)).unwrap()).collect();
+            let mut took = Vec::new();
+            let connect = |number| {
+                let begin = std::time::Instant::now();
+                let stream = pool.connect(to(number)).unwrap();
+                took.push(begin.elapsed());
+                stream
+            };
+            let streams: Vec<_> = (0..DESTINATIONS).map(connect).collect();
+            let [first, last] = [0, took.len() - 1000].map(|from| {
+                let thousand = &mut took[from..from + 1000];
+                thousand.sort_unstable();
+                thousand[500]
+            });
+            println!("measured: {mode:?}: {first:?} in the first thousand, {last:?} in the last");
             let source: SocketAddr = source.parse().unwrap();
             for (number, stream) in (0..).zip(&streams) {
                 assert_eq!(stream.get_ref().local_addr().unwrap(), source);

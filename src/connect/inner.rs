@@ -185,8 +185,18 @@ impl Inner {
         protocol: Protocol,
         at: &SourcePort,
     ) -> Result<BindMode, CallError> {
+        self.bind_as(socket, at.socket_address(), protocol, at)
+    }
+
+    fn bind_as(
+        &self,
+        socket: &Socket,
+        source: SocketAddr,
+        protocol: Protocol,
+        at: &SourcePort,
+    ) -> Result<BindMode, CallError> {
         let mode = self.mode_of(protocol, at.port);
-        kernel::bind(socket, at.socket_address(), mode, self.options_of(at))?;
+        kernel::bind(socket, source, mode, self.options_of(at))?;
         Ok(mode)
     }
 
@@ -211,11 +221,9 @@ impl Inner {
         protocol: Protocol,
         at: &SourcePort,
     ) -> Result<BindMode, CallError> {
-        let mode = self.mode_of(protocol, at.port);
         let source = kernel::as_written_for(socket, at.socket_address())
             .map_err(|error| CallError { call: "getsockopt(SO_DOMAIN)", error })?;
-        kernel::bind(socket, source, mode, self.options_of(at))?;
-        Ok(mode)
+        self.bind_as(socket, source, protocol, at)
     }
 
     /// Whether a connected or connecting socket has the source that it was bound to.
@@ -242,19 +250,6 @@ impl Inner {
         })
     }
 
-    /// What `connect` would say for want of the four-tuple, without a socket.
-    pub(super) fn probe(&self, four_tuple: &FourTuple) -> Result<(), Error> {
-        match super::watch::stands_in_the_way(self, four_tuple)? {
-            false => Ok(()),
-            true => Err(Error::Os {
-                call: "connect",
-                source_address: Some(four_tuple.source),
-                destination: Some(four_tuple.destination.address()),
-                error: kernel::taken(),
-            }),
-        }
-    }
-
     /// The claim to what a connected socket holds already.
     pub(super) fn adopt(&self, socket: BorrowedFd<'_>) -> Result<(Claim, Destination), Error> {
         let (protocol, source_address, peer) =
@@ -266,19 +261,34 @@ impl Inner {
             })?;
         let destination = Destination::new(protocol, peer);
         let slot = self.slot_of(source_address).ok_or(Error::NotOurs { source_address })?;
-        let acquire = || self.ledger.acquire_exactly(&destination, slot, &self.clock);
-        let mut claim = self.watch.take_imported(&destination, slot).or_else(acquire);
-        if claim.is_none() {
-            match self.hold(destination.family(), slot)? {
-                Hold::Ours => {}
-                Hold::Granted => claim = acquire(),
+        let claim = match self.watch.take_imported(&destination, slot) {
+            Some(claim) => claim,
+            None => self.claim_exactly(source_address, slot, &destination)?,
+        };
+        Ok((claim, destination))
+    }
+
+    /// The claim to one given four-tuple; where ports are shared, its block is claimed along.
+    pub(super) fn claim_exactly(
+        &self,
+        source_address: SocketAddr,
+        slot: Slot,
+        to: &Destination,
+    ) -> Result<Claim, Error> {
+        let acquire = || self.ledger.acquire_exactly(to, slot, &self.clock);
+        let destination = *to;
+        let claim = match acquire() {
+            None => match self.hold(to.family(), slot)? {
+                Hold::Ours => None,
+                Hold::Granted => acquire(),
                 Hold::Theirs(path) => {
                     let ports = Territory::block_of(source_address.port());
                     return Err(Error::HeldElsewhere { source_address, destination, ports, path });
                 }
-            }
-        }
-        claim.map(|claim| (claim, destination)).ok_or(Error::Taken { source_address, destination })
+            },
+            claim => claim,
+        };
+        claim.ok_or(Error::Taken { source_address, destination })
     }
 
     /// Claims the ports around `slot` from the other processes, where they are shared.

@@ -3,7 +3,7 @@
 use super::inner::Inner;
 use crate::error::{Error, Exhausted};
 use crate::kernel::{
-    self, BindMode, Call, Diag, SocketState, SourceOptions, TIME_WAIT_MS, Verdict,
+    self, BindMode, Call, ClosedFirst, Diag, SocketState, SourceOptions, TIME_WAIT_MS, Verdict,
 };
 use crate::ledger::{
     Clock, Destination, Family, FourTuple, Slot, SourcePort, Then, socket_address,
@@ -124,6 +124,30 @@ impl Inner {
         let until_ms = self.clock.now_ms() + FOREIGN_REST_MS;
         self.ledger.exclude_until(family, slot.0..slot.0 + 1, until_ms);
         until_ms
+    }
+
+    /// What `connect` would say for want of the four-tuple, without a socket: another has it, or
+    /// TIME_WAIT does. Not for sources with an interface of their own, whose number it takes to ask.
+    pub(super) fn probe(&self, four_tuple: &FourTuple) -> Result<(), Error> {
+        let FourTuple { source, destination } = four_tuple;
+        let is_held = match self.finder.find(four_tuple)? {
+            None => false,
+            Some(SocketState::Live | SocketState::Orphan) => true,
+            Some(SocketState::TimeWait { left_ms }) => {
+                let tcp = self.host.closed(ClosedFirst::Us);
+                let ago_ms = TIME_WAIT_MS.saturating_sub(left_ms.into());
+                self.host.rest_ms(*source, destination, tcp, 0) > ago_ms
+            }
+        };
+        match is_held {
+            false => Ok(()),
+            true => Err(Error::Os {
+                call: "connect",
+                source_address: Some(*source),
+                destination: Some(destination.address()),
+                error: kernel::taken(),
+            }),
+        }
     }
 
     /// The kernel's own words where it lets nothing of the pool be used: to wait for a port, as

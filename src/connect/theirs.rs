@@ -76,8 +76,9 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::NotOurs`] where the pool does not have the source, [`Error::Taken`] where the
-    /// four-tuple is leased, rests or is excluded, [`Error::Forked`], and [`Error::Config`] for a
-    /// destination that names no host or no port.
+    /// four-tuple is leased, rests or is excluded, [`Error::HeldElsewhere`] where another process
+    /// has the ports around it, [`Error::Forked`], and [`Error::Config`] for a destination that
+    /// names no host or no port.
     pub fn acquire_exactly(
         &self,
         source: SocketAddr,
@@ -92,8 +93,7 @@ impl Pool {
         let inner: &Arc<Inner> = self.inner();
         let not_ours = Error::NotOurs { source_address: source };
         let slot = inner.slot_of(source).ok_or(not_ours)?;
-        let taken = Error::Taken { source_address: source, destination: to };
-        let claim = inner.ledger.acquire_exactly(&to, slot, &inner.clock).ok_or(taken)?;
+        let claim = inner.claim_exactly(source, slot, &to)?;
         Ok(Lease::new(claim, Home::OwnPool(Arc::clone(inner), to)))
     }
 }

@@ -294,19 +294,6 @@ impl Seen {
     }
 }
 
-/// Whether the kernel keeps a new socket from a four-tuple: another has it, or TIME_WAIT does. Not
-/// for sources with an interface of their own, whose number it takes to ask.
-pub(super) fn stands_in_the_way(inner: &Inner, four_tuple: &FourTuple) -> Result<bool, Error> {
-    let FourTuple { source, destination } = four_tuple;
-    let ago_ms = match inner.finder.find(four_tuple)? {
-        None => return Ok(false),
-        Some(SocketState::Live | SocketState::Orphan) => return Ok(true),
-        Some(SocketState::TimeWait { left_ms }) => TIME_WAIT_MS.saturating_sub(left_ms.into()),
-    };
-    let tcp = inner.host.closed(ClosedFirst::Us);
-    Ok(inner.host.rest_ms(*source, destination, tcp, 0) > ago_ms)
-}
-
 /// Our slots that a listener keeps from us: the wildcard address has all sources.
 fn slots_of(inner: &Inner, listener: &Listener) -> Vec<(Family, Slot)> {
     let scope = scope_of(listener.address);

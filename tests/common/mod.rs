@@ -21,10 +21,7 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce()) {
         .status()
         .is_ok_and(|status| status.success());
     if !may {
-        // To the terminal itself: the test harness captures what a test prints.
-        let line = format!("SKIP: {test}: no user and network namespaces (unshare -Urn)\n");
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-        return;
+        return show(&format!("SKIP: {test}: no user and network namespaces (unshare -Urn)"));
     }
     let output = Command::new("unshare")
         .arg("-Urn")
@@ -42,4 +39,14 @@ pub(crate) fn in_namespace(test: &str, body: impl FnOnce()) {
         output.status.code().or(output.status.signal())
     );
     assert!(out.contains("1 passed"), "{test}: no such test in this program:\n{out}");
+    for line in out.lines().chain(err.lines()) {
+        // The harness has begun the line with the test's name.
+        let told = ["SKIP: ", "measured: "].iter().find_map(|word| line.find(word));
+        told.into_iter().for_each(|from| show(&line[from..]));
+    }
+}
+
+/// To the terminal itself: the test harness captures what a test prints.
+fn show(line: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
 }
