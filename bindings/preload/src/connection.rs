@@ -193,7 +193,9 @@ fn refused(error: &Error) -> Answer {
             tally::add(Count::Exhausted);
             Ok(Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)))
         }
-        Error::Taken { .. } => Ok(Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))),
+        Error::Taken { .. } | Error::HeldElsewhere { .. } => {
+            Ok(Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)))
+        }
         Error::Os { call: "connect", error, .. } => {
             Ok(Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EINVAL))))
         }
