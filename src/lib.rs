@@ -47,8 +47,9 @@ mod sync;
 mod territory;
 
 pub use connect::{
-    ConnectOptions, DestinationHandle, Dialed, Lease, LeaseId, LeasedPort, LeasedStream,
-    LeasedUdpSocket, Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
+    Anywhere, ConnectOptions, DestinationHandle, Dialed, HandleLease, Lease, LeaseId, LeasedPort,
+    LeasedStream, LeasedUdpSocket, Maintenance, Pool, PoolBuilder, PrivilegedPorts, Reported,
+    ThroughHandle,
 };
 pub use error::{Error, Exhausted, SourcesError};
 pub use kernel::{

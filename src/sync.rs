@@ -1,7 +1,7 @@
 //! The only door to atomics and locks: `parking_lot` and `std`, or `loom` under `--cfg loom`.
 //!
 //! Everything that threads share is built from what this module exports, so that the models in
-//! `tests/loom.rs` run the very code that ships.
+//! `ledger/models.rs` and `ledger/field/models.rs` run the very code that ships.
 
 #[cfg(not(loom))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};

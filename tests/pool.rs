@@ -131,7 +131,7 @@ fn a_handle_and_the_pool_share_one_ledger() {
     let handle = pool.destination(Protocol::Tcp, to).unwrap();
     let by_handle = handle.acquire().unwrap();
     let after = pool.acquire(Protocol::Tcp, to).unwrap();
-    let sources: HashSet<_> = [&before, &by_handle, &after].map(Lease::source).into();
+    let sources = HashSet::from([before.source(), by_handle.source(), after.source()]);
     assert_eq!(sources.len(), 3);
     exhausted(handle.acquire());
     assert_eq!(handle.census().unwrap().leased, 3);
@@ -293,7 +293,7 @@ fn eight_threads_never_share_a_four_tuple() {
                 for step in 0..20_000 {
                     let which = step % 2;
                     let lease = match which == thread % 2 {
-                        true => handle.acquire(),
+                        true => handle.acquire().map(Lease::from),
                         false => pool.acquire(Protocol::Tcp, to[which]),
                     };
                     match lease {

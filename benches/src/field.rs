@@ -2,7 +2,7 @@
 
 use crate::allocator::{Pool, Ports, Through};
 use crate::alternatives::{DashSet, FreeList, MutexHashSet, Null, PortRing, RandomTries};
-use crate::portlease::{Handle, LEASE_WORDS, Portlease};
+use crate::portlease::{HANDLE_LEASE_WORDS, Handle, LEASE_WORDS, Portlease};
 use crate::space::{Space, destination};
 
 /// The names in tables and plots.
@@ -45,7 +45,7 @@ pub trait PoolTask {
 
 /// Two destinations of everyone, nothing leased.
 pub struct PortsField<'p> {
-    null: [Null<LEASE_WORDS>; 2],
+    null: [Null<HANDLE_LEASE_WORDS>; 2],
     hash_set: [Through<'p, MutexHashSet>; 2],
     dash_map: [Through<'p, DashSet>; 2],
     random_tries: [Through<'p, RandomTries>; 2],

@@ -4,14 +4,18 @@ use crate::allocator::{Pool, Ports};
 use crate::dial::Dialer;
 use crate::memory;
 use crate::space::{Space, destination};
-use portlease::{ClosedFirst, DestinationHandle, Error, Lease, LeasedStream, Protocol};
+use portlease::{
+    ClosedFirst, DestinationHandle, Error, HandleLease, Lease, LeasedStream, Protocol,
+};
 use socket2::SockRef;
 use std::io;
-use std::net::{IpAddr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 /// So many words a lease has in its holder's hands.
 pub const LEASE_WORDS: usize = size_of::<Lease<'static>>().div_ceil(size_of::<u64>());
+/// The same of a lease through a handle.
+pub const HANDLE_LEASE_WORDS: usize = size_of::<HandleLease<'static>>().div_ceil(size_of::<u64>());
 
 /// Every destination, named in each call.
 pub struct Portlease(portlease::Pool);
@@ -42,8 +46,7 @@ fn answer<T>(result: Result<T, Error>) -> Option<T> {
     }
 }
 
-fn identity(lease: &Lease<'_>) -> u32 {
-    let source = lease.source();
+fn identity(source: SocketAddr) -> u32 {
     let IpAddr::V4(address) = source.ip() else { panic!("{source} is no IPv4 source") };
     let index = u32::from(address.octets()[3]) - 1;
     index << 16 | u32::from(source.port())
@@ -68,25 +71,25 @@ impl Pool for Portlease {
     }
 
     fn identity<'a>(&'a self, lease: &Lease<'a>) -> u32 {
-        identity(lease)
+        identity(lease.source())
     }
 }
 
 impl Ports for Handle {
-    type Lease<'a> = Lease<'a>;
+    type Lease<'a> = HandleLease<'a>;
 
     #[inline]
-    fn acquire(&self) -> Option<Lease<'_>> {
+    fn acquire(&self) -> Option<HandleLease<'_>> {
         answer(self.0.acquire())
     }
 
     #[inline]
-    fn release<'a>(&'a self, lease: Lease<'a>) {
+    fn release<'a>(&'a self, lease: HandleLease<'a>) {
         lease.release();
     }
 
-    fn identity<'a>(&'a self, lease: &Lease<'a>) -> u32 {
-        identity(lease)
+    fn identity<'a>(&'a self, lease: &HandleLease<'a>) -> u32 {
+        identity(lease.source())
     }
 }
 

@@ -50,7 +50,7 @@ fn rate<P: Ports>(held: &mut [Held<'_, P>], slice: Duration) -> f64 {
                 scope.spawn(move || {
                     pin(index);
                     seed_thread(index as u64);
-                    own.pairs(1000);
+                    own.turn_over();
                     start.wait();
                     let mut done = 0;
                     // Relaxed: a sign to stop, nothing is handed over with it.

@@ -58,6 +58,11 @@ impl<'a, P: Ports> Held<'a, P> {
         false_nos
     }
 
+    /// Until hardly a lease is left of those that somebody else may have acquired.
+    pub fn turn_over(&mut self) {
+        self.pairs(4 * self.leases.len() as u64);
+    }
+
     /// `n` times: asks when nothing is free.
     #[inline]
     pub fn refusals(&mut self, n: u64) {

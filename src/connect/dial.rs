@@ -1,6 +1,7 @@
 //! From a destination to a connected socket: acquire, bind, connect, and judge what failed.
 
-use super::lease::{Home, Lease};
+use super::home::{Anywhere, Home};
+use super::lease::Lease;
 use super::stream::LeasedStream;
 use super::udp::LeasedUdpSocket;
 use crate::error::Error;
@@ -88,7 +89,7 @@ impl<'a> ConnectOptions<'a> {
 
 /// Connects over TCP from a four-tuple of `home`'s choice.
 pub(super) fn connect(
-    home: &Home<'_>,
+    home: &Anywhere<'_>,
     options: &ConnectOptions<'_>,
 ) -> Result<LeasedStream, Error> {
     let from = match options.source {
@@ -100,7 +101,7 @@ pub(super) fn connect(
 }
 
 /// Connects over UDP from a four-tuple of `home`'s choice.
-pub(super) fn connect_udp(home: &Home<'_>) -> Result<LeasedUdpSocket, Error> {
+pub(super) fn connect_udp(home: &Anywhere<'_>) -> Result<LeasedUdpSocket, Error> {
     let (socket, lease) = dial(home, From::AnySource, open_udp)?;
     Ok(LeasedUdpSocket::from_parts(socket.into(), lease))
 }
@@ -111,7 +112,7 @@ pub(super) fn connect_udp(home: &Home<'_>) -> Result<LeasedUdpSocket, Error> {
 /// time; and there are never more tries than four-tuples, should what rests be back before all
 /// were tried.
 pub(super) fn dial<T>(
-    home: &Home<'_>,
+    home: &Anywhere<'_>,
     from: From,
     mut open: impl FnMut(&Lease<'_>) -> Result<T, Failure>,
 ) -> Result<(T, Lease<'static>), Error> {

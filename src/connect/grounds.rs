@@ -54,9 +54,9 @@ impl Grounds {
         from: From,
         ledger: &Ledger,
         clock: &Monotonic,
-        random: &mut Stream,
+        random: &mut Stream<'_>,
     ) -> Result<Growth, Error> {
-        self.territory.grow(family, from, &Leaser { ledger, clock }, random.numbers())
+        self.territory.grow(family, from, &Leaser { ledger, clock }, random)
     }
 
     /// Claims the ports around one slot; see [`Territory::hold`].
@@ -94,7 +94,7 @@ impl Grounds {
         &self,
         ledger: &Ledger,
         clock: &Monotonic,
-        random: &mut Stream,
+        random: &mut Stream<'_>,
     ) {
         // Relaxed, both: as in `is_due`.
         let due_ms = self.due_ms.load(Ordering::Relaxed);
@@ -118,11 +118,11 @@ impl Grounds {
         &self,
         ledger: &Ledger,
         clock: &Monotonic,
-        random: &mut Stream,
+        random: &mut Stream<'_>,
     ) -> Result<bool, Error> {
         let begin_ms = clock.now_ms();
         let tenant = Leaser { ledger, clock };
-        let done = self.territory.maintain(begin_ms, &tenant, random.numbers());
+        let done = self.territory.maintain(begin_ms, &tenant, random);
         let end_ms = clock.now_ms();
         let pause_ms = Territory::MAINTAIN_MS.max((end_ms - begin_ms) * DUTY);
         // Relaxed: as in `is_due`.

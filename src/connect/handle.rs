@@ -1,11 +1,13 @@
 //! One destination, looked up once, for callers that dial it all day.
 
 use super::dial::{self, ConnectOptions};
+use super::home::{Anywhere, ThroughHandle};
 use super::inner::Inner;
-use super::lease::{Home, Lease};
+use super::lease::{HandleLease, Lease};
+use super::random::Stream;
 use super::stream::LeasedStream;
 use crate::error::Error;
-use crate::ledger::{Census, Claim, Destination, From, Pin};
+use crate::ledger::{Census, Claim, Destination, From, Pin, PinnedClaim};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,15 +36,14 @@ pub struct DestinationHandle {
 
 pub(super) struct Handle {
     inner: Arc<Inner>,
-    /// `None` only while it is dropped.
-    pin: Option<Pin>,
+    pin: Pin,
 }
 
 impl DestinationHandle {
     pub(super) fn new(inner: Arc<Inner>, destination: Destination) -> Result<Self, Error> {
         inner.check_process()?;
         let pin = inner.ledger.pin(&destination)?;
-        Ok(Self { handle: Arc::new(Handle { inner, pin: Some(pin) }) })
+        Ok(Self { handle: Arc::new(Handle { inner, pin }) })
     }
 
     /// Acquires a four-tuple towards the destination.
@@ -52,21 +53,21 @@ impl DestinationHandle {
     /// [`Error::Exhausted`] where none is free, [`Error::Forked`] in a child of the process that
     /// built the pool.
     #[inline]
-    pub fn acquire(&self) -> Result<Lease<'_>, Error> {
+    pub fn acquire(&self) -> Result<HandleLease<'_>, Error> {
         match self.handle.inner.try_acquire(self.handle.pin()) {
-            Some(claim) => Ok(Lease::new(claim, Home::Handle(&self.handle))),
+            Some(claim) => Ok(Lease::new(claim, ThroughHandle::new(&self.handle))),
             None => self.acquire_or_tell_why(),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn acquire_or_tell_why(&self) -> Result<Lease<'_>, Error> {
+    fn acquire_or_tell_why(&self) -> Result<HandleLease<'_>, Error> {
         let Handle { inner, .. } = &*self.handle;
         inner.check_process()?;
         match inner.full_for_sure(self.handle.pin()) {
             Some(counts) => Err(Error::Exhausted(counts)),
-            None => Lease::acquire(Home::Handle(&self.handle), From::AnySource),
+            None => Lease::acquire(ThroughHandle::new(&self.handle), From::AnySource),
         }
     }
 
@@ -82,7 +83,7 @@ impl DestinationHandle {
 
     /// As [`Pool::connect_with`](crate::Pool::connect_with).
     pub fn connect_with(&self, options: &ConnectOptions<'_>) -> Result<LeasedStream, Error> {
-        dial::connect(&Home::Handle(&self.handle), options)
+        dial::connect(&Anywhere::handle(&self.handle), options)
     }
 
     /// The destination.
@@ -109,10 +110,10 @@ impl DestinationHandle {
     }
 
     #[inline]
-    pub(super) fn acquire_claim(&self) -> Result<Claim, Error> {
+    pub(super) fn acquire_claim(&self) -> Result<PinnedClaim, Error> {
         match self.handle.inner.try_acquire(self.handle.pin()) {
             Some(claim) => Ok(claim),
-            None => self.handle.acquire(From::AnySource),
+            None => self.handle.acquire_pinned(From::AnySource),
         }
     }
 }
@@ -136,16 +137,20 @@ impl Handle {
         self.pin().destination()
     }
 
-    #[inline]
     pub(super) fn acquire(&self, from: From) -> Result<Claim, Error> {
+        self.acquire_pinned(from).map(|claim| self.pin.claim(claim))
+    }
+
+    pub(super) fn acquire_pinned(&self, from: From) -> Result<PinnedClaim, Error> {
         let Inner { ledger, clock, .. } = &*self.inner;
-        let acquire = |random: &mut _| ledger.acquire_pinned(self.pin(), from, clock, random);
+        let acquire =
+            |random: &mut Stream<'_>| ledger.acquire_pinned(self.pin(), from, clock, random);
         self.inner.acquire_by(from, acquire)
     }
 
     #[inline]
-    fn pin(&self) -> &Pin {
-        self.pin.as_ref().expect("a handle that is not dropped has its pin")
+    pub(super) fn pin(&self) -> &Pin {
+        &self.pin
     }
 }
 
@@ -153,9 +158,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // A child of fork touches nothing of its parent's pool.
         if self.inner.check_process().is_ok() {
-            if let Some(pin) = self.pin.take() {
-                self.inner.ledger.unpin(pin);
-            }
+            self.inner.ledger.unpin(&self.pin);
         }
     }
 }

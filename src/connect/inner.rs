@@ -8,8 +8,9 @@ use super::watch::Watch;
 use crate::error::{Error, Exhausted};
 use crate::kernel::{self, BindMode, CallError, ClosedFirst, Host, Monotonic, SourceOptions, Tcp};
 use crate::ledger::{
-    Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PortRange,
-    Protocol, Slot, Source, SourcePort, Then, canonical, is_link_local, scope_of,
+    Census, Claim, Clock, Destination, Family, FourTuple, From, Ledger, Names, Pin, PinnedClaim,
+    PortRange, Protocol, Random, Slot, Source, SourcePort, Then, canonical, is_link_local,
+    scope_of,
 };
 use crate::sync::Mutex;
 use crate::territory::{Growth, Hold, Territory};
@@ -54,17 +55,47 @@ impl Inner {
         self.acquire_by(from, |random| self.ledger.acquire(to, from, &self.clock, random))
     }
 
-    /// As [`Ledger::try_acquire_pinned`]; `None` also in a child of fork.
-    #[inline]
-    pub(super) fn try_acquire(&self, pin: &Pin) -> Option<Claim> {
-        if self.process.forked() {
+    /// As [`Inner::acquire`] from any source, where there is nothing to mind: an answer of two words
+    /// instead of an error's dozen. `None`: [`Inner::acquire`] knows.
+    #[inline(never)]
+    pub(super) fn try_acquire_to(&self, to: &Destination) -> Option<Claim> {
+        if !self.process.surely_not_forked() || self.grounds.is_shared() {
             return None;
         }
         self.seed.with(|random| {
-            if random.has_chore() {
+            if random.is_spent() {
                 self.do_chores(random);
             }
-            self.ledger.try_acquire_pinned(pin, &self.clock, random)
+            self.ledger.try_acquire(to, &self.clock, random)
+        })
+    }
+
+    /// As [`Ledger::try_acquire_pinned`]; `None` also where this may be a child of fork.
+    ///
+    /// A function of its own that calls others only as its last act, so that what nearly every
+    /// acquire does needs no register saved.
+    #[inline(never)]
+    pub(super) fn try_acquire(&self, pin: &Pin) -> Option<PinnedClaim> {
+        if !self.process.surely_not_forked() {
+            return None;
+        }
+        let otherwise = |unused| self.try_acquire_with_care(pin, unused);
+        self.seed.with_drawn(
+            || otherwise(None),
+            |draw, me| self.ledger.acquire_at_once(pin, draw, me, otherwise),
+        )
+    }
+
+    #[inline(never)]
+    fn try_acquire_with_care(&self, pin: &Pin, unused: Option<u32>) -> Option<PinnedClaim> {
+        self.seed.with(|random| {
+            let draw = unused.unwrap_or_else(|| {
+                if random.is_spent() {
+                    self.do_chores(random);
+                }
+                random.next_u32()
+            });
+            self.ledger.try_acquire_pinned(pin, draw, &self.clock, random)
         })
     }
 
@@ -83,7 +114,7 @@ impl Inner {
     /// What can wait, and is done once in a while by whoever acquires.
     #[cold]
     #[inline(never)]
-    fn do_chores(&self, random: &mut Stream) {
+    fn do_chores(&self, random: &mut Stream<'_>) {
         self.ledger.tidy(&self.clock, random);
         if self.grounds.is_due(&self.clock) {
             self.grounds.maintain_since_due(&self.ledger, &self.clock, random);
@@ -92,14 +123,14 @@ impl Inner {
 
     /// Runs `acquire`, a look into the ledger, with the thread's random numbers.
     #[inline]
-    pub(super) fn acquire_by(
+    pub(super) fn acquire_by<C>(
         &self,
         from: From,
-        acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
-    ) -> Result<Claim, Error> {
+        acquire: impl Fn(&mut Stream<'_>) -> Result<C, Error>,
+    ) -> Result<C, Error> {
         self.check_process()?;
         let claim = self.seed.with(|random| {
-            if random.has_chore() {
+            if random.is_spent() {
                 self.do_chores(random);
             }
             if self.grounds.is_due(&self.clock) {
@@ -116,17 +147,18 @@ impl Inner {
     /// Asks for more ports, and then looks whether those who keep something from us still do;
     /// tries again after each.
     #[cold]
-    fn look_again(
+    fn look_again<C>(
         &self,
         mut exhausted: Exhausted,
         from: From,
-        acquire: impl Fn(&mut Stream) -> Result<Claim, Error>,
-    ) -> Result<Claim, Error> {
+        acquire: impl Fn(&mut Stream<'_>) -> Result<C, Error>,
+    ) -> Result<C, Error> {
         let family = exhausted.destination.family();
         let mut may_grow = self.grounds.is_shared() && exhausted.excluded > 0;
         while may_grow {
             let (ledger, clock) = (&self.ledger, &self.clock);
-            let grow = |random: &mut _| self.grounds.grow(family, from, ledger, clock, random);
+            let grow =
+                |random: &mut Stream<'_>| self.grounds.grow(family, from, ledger, clock, random);
             // Where nothing was free the last look is still to come: another thread may have been
             // granted the last block since ours.
             may_grow = matches!(self.seed.with(grow)?, Growth::Grown(_));
@@ -302,8 +334,31 @@ impl Inner {
     /// lease is its parent's.
     #[inline]
     pub(super) fn release(&self, to: &Destination, claim: Claim, then: Then) {
-        if self.check_process().is_ok() {
+        if !self.process.forked() {
             self.ledger.release(to, claim, then);
+            self.look_after_grounds();
+        }
+    }
+
+    /// As [`Inner::release_pinned`], where there is nothing to mind; else the claim comes back.
+    #[inline]
+    pub(super) fn try_release(
+        &self,
+        pin: &Pin,
+        claim: PinnedClaim,
+        then: Then,
+    ) -> Result<(), PinnedClaim> {
+        if then != Then::Free || !self.process.surely_not_forked() || self.grounds.is_shared() {
+            return Err(claim);
+        }
+        self.ledger.try_release_pinned(pin, claim)
+    }
+
+    /// As [`Inner::release`], of a claim through `pin`.
+    #[inline(never)]
+    pub(super) fn release_pinned(&self, pin: &Pin, claim: PinnedClaim, then: Then) {
+        if !self.process.forked() {
+            self.ledger.release_pinned(pin, claim, then);
             self.look_after_grounds();
         }
     }
@@ -327,7 +382,8 @@ impl Inner {
     /// Looks after the territory now.
     pub(super) fn maintain(&self) -> Result<(), Error> {
         self.check_process()?;
-        let maintain = |random: &mut _| self.grounds.maintain(&self.ledger, &self.clock, random);
+        let maintain =
+            |random: &mut Stream<'_>| self.grounds.maintain(&self.ledger, &self.clock, random);
         if self.seed.with(maintain)? {
             // What was imported may be gone. Where the kernel does not tell, nothing was.
             let _ = self.watch.refresh_imported_under_pressure(self);
@@ -395,9 +451,8 @@ impl Inner {
 #[inline]
 pub(super) fn destination(protocol: Protocol, address: SocketAddr) -> Result<Destination, Error> {
     let destination = Destination::new(protocol, address);
-    let address = destination.address();
-    if address.port() == 0 || address.ip().is_unspecified() || lacks_scope(&address) {
-        return Err(no_destination(address));
+    if !destination.is_definite() || lacks_scope(&address) {
+        return Err(no_destination(destination.address()));
     }
     Ok(destination)
 }

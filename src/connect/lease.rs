@@ -1,15 +1,17 @@
 //! The right to one four-tuple.
 
-use super::handle::Handle;
+use super::home::{Anywhere, Home, ThroughHandle};
 use super::inner::Inner;
 use crate::error::Error;
 use crate::kernel::{BindMode, Call, ClosedFirst, KernelHolds, Tcp, Verdict};
-use crate::ledger::{Claim, ClaimId, Destination, FourTuple, From, SourcePort, Then};
+use crate::ledger::{ClaimId, Destination, FourTuple, From, Slot, SourcePort, Then};
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::ptr;
 
 /// The right to use one four-tuple until it is released.
 ///
@@ -39,85 +41,47 @@ use std::sync::Arc;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// Two kinds: `Lease<'a>`, which comes from anywhere, and [`HandleLease`], two words long, which a
+/// [`DestinationHandle`](crate::DestinationHandle) gives out; [`Lease::into_owned`] turns either
+/// into a `Lease<'static>`.
 #[must_use = "a lease that is not kept is released at once"]
-pub struct Lease<'a> {
+#[expect(private_bounds, reason = "nobody else can have a home for leases")]
+pub struct Lease<'a, H: Home = Anywhere<'a>> {
     /// `None` once it is given back.
-    claim: Option<Claim>,
-    home: Home<'a>,
+    claim: Option<H::Claim>,
+    home: H,
+    /// Of the pool, or of its handle.
+    borrow: PhantomData<&'a ()>,
 }
 
-/// Where a lease comes from and goes back to.
-#[derive(Clone)]
-pub(super) enum Home<'a> {
-    Pool(&'a Arc<Inner>, Destination),
-    OwnPool(Arc<Inner>, Destination),
-    Handle(&'a Arc<Handle>),
-    OwnHandle(Arc<Handle>),
-}
-
-impl Home<'_> {
-    #[inline]
-    pub(super) fn inner(&self) -> &Inner {
-        match self {
-            Self::Pool(inner, _) => inner,
-            Self::OwnPool(inner, _) => inner,
-            Self::Handle(handle) => handle.inner(),
-            Self::OwnHandle(handle) => handle.inner(),
-        }
-    }
-
-    #[inline]
-    pub(super) fn destination(&self) -> &Destination {
-        match self {
-            Self::Pool(_, destination) | Self::OwnPool(_, destination) => destination,
-            Self::Handle(handle) => handle.destination(),
-            Self::OwnHandle(handle) => handle.destination(),
-        }
-    }
-
-    #[inline]
-    pub(super) fn acquire(&self, from: From) -> Result<Claim, Error> {
-        match self {
-            Self::Pool(inner, destination) => inner.acquire(destination, from),
-            Self::OwnPool(inner, destination) => inner.acquire(destination, from),
-            Self::Handle(handle) => handle.acquire(from),
-            Self::OwnHandle(handle) => handle.acquire(from),
-        }
-    }
-
-    /// The same, keeping pool and handle alive by itself.
-    fn to_owned(&self) -> Home<'static> {
-        match self {
-            Self::Pool(inner, destination) => Home::OwnPool(Arc::clone(inner), *destination),
-            Self::OwnPool(inner, destination) => Home::OwnPool(Arc::clone(inner), *destination),
-            Self::Handle(handle) => Home::OwnHandle(Arc::clone(handle)),
-            Self::OwnHandle(handle) => Home::OwnHandle(Arc::clone(handle)),
-        }
-    }
-}
+/// A lease of a [`DestinationHandle`](crate::DestinationHandle), which it borrows.
+pub type HandleLease<'a> = Lease<'a, ThroughHandle<'a>>;
 
 const HAS_CLAIM: &str = "a lease that is not given back has its claim";
 
 /// What [`Lease::report`] makes of an error.
 #[derive(Debug)]
-pub struct Reported<'a> {
+#[expect(private_bounds, reason = "as for leases")]
+pub struct Reported<'a, H: Home = Anywhere<'a>> {
     /// What the error means.
     pub verdict: Verdict,
     /// The lease for the next try, with a new socket. `None` where another source cannot help:
     /// the error is the caller's.
-    pub next: Option<Lease<'a>>,
+    pub next: Option<Lease<'a, H>>,
 }
 
-impl<'a> Lease<'a> {
+#[expect(private_bounds, reason = "as for leases")]
+impl<'a, H: Home> Lease<'a, H> {
     #[inline(never)]
-    pub(super) fn acquire(home: Home<'a>, from: From) -> Result<Self, Error> {
+    pub(super) fn acquire(home: H, from: From) -> Result<Self, Error> {
         let claim = home.acquire(from)?;
         Ok(Self::new(claim, home))
     }
 
     #[inline]
-    pub(super) fn new(claim: Claim, home: Home<'a>) -> Self {
-        Self { claim: Some(claim), home }
+    pub(super) fn new(claim: H::Claim, home: H) -> Self {
+        Self { claim: Some(claim), home, borrow: PhantomData }
     }
 
     /// The source address and port that the lease is for.
@@ -185,7 +149,7 @@ impl<'a> Lease<'a> {
     ///
     /// Those of [`Pool::acquire`](crate::Pool::acquire), where another try is called for and
     /// there is nothing to try.
-    pub fn report(self, call: Call, error: &io::Error) -> Result<Reported<'a>, Error> {
+    pub fn report(self, call: Call, error: &io::Error) -> Result<Reported<'a, H>, Error> {
         self.inner().check_process()?;
         let home = self.home.clone();
         let verdict = self.settle(call, error);
@@ -198,8 +162,13 @@ impl<'a> Lease<'a> {
 
     /// Gives the four-tuple back as if no socket had used it: the next acquire may have it.
     #[inline]
-    pub fn release(mut self) {
-        self.give_back(Then::Free);
+    pub fn release(self) {
+        let mut lease = ManuallyDrop::new(self);
+        lease.give_back(Then::Free);
+        // SAFETY: nobody sees the lease again. Its claim is given back, so that all that its drop
+        // would still do is to drop its home; a compiler that has to look whether it is sees to it
+        // that every release pays for that.
+        unsafe { ptr::drop_in_place(&raw mut lease.home) };
     }
 
     /// Gives the four-tuple back after its socket was closed; `closed` says by whom first, and it
@@ -237,8 +206,8 @@ impl<'a> Lease<'a> {
 
     /// Takes the lease apart from the lifetime of the pool: it keeps the pool alive instead.
     pub fn into_owned(mut self) -> Lease<'static> {
-        let (claim, home) = (self.claim.take(), self.home.to_owned());
-        Lease { claim, home }
+        let claim = self.claim.take().expect(HAS_CLAIM);
+        Lease::new(self.home.whole(claim), self.home.to_owned())
     }
 
     /// Turns the lease into a plain value, for where an object cannot be kept. It lives on until
@@ -252,20 +221,19 @@ impl<'a> Lease<'a> {
         self.inner().check_process()?;
         self.inner().check_ids()?;
         let (pool, destination) = (self.inner().id, self.destination());
-        let claim = self.claim.take().expect(HAS_CLAIM);
+        let claim = self.home.whole(self.claim.take().expect(HAS_CLAIM));
         Ok(LeaseId { pool, destination, claim: self.inner().ledger.name(&destination, claim) })
     }
 
     /// Gives the four-tuple back as the kernel's answer asks for.
     pub(super) fn settle(mut self, call: Call, error: &io::Error) -> Verdict {
-        let slot = self.claim().slot();
-        let (verdict, then) = self.inner().judge(self.home.destination(), slot, call, error);
+        let (verdict, then) = self.inner().judge(self.home.destination(), self.slot(), call, error);
         self.give_back(then);
         verdict
     }
 
     pub(super) fn source_port(&self) -> SourcePort {
-        self.inner().source_port(self.home.destination().family(), self.claim().slot())
+        self.inner().source_port(self.home.destination().family(), self.slot())
     }
 
     #[inline]
@@ -273,14 +241,20 @@ impl<'a> Lease<'a> {
         self.home.inner()
     }
 
-    fn claim(&self) -> &Claim {
-        self.claim.as_ref().expect(HAS_CLAIM)
+    fn slot(&self) -> Slot {
+        H::slot(self.claim.as_ref().expect(HAS_CLAIM))
+    }
+
+    #[inline(never)]
+    fn give_back_after_whoever(&mut self) {
+        let tcp = self.inner().host.closed(ClosedFirst::Unknown);
+        self.give_back_after(tcp);
     }
 
     fn give_back_after(&mut self, tcp: Tcp) {
         // A child of fork touches nothing of its parent's pool.
         if self.inner().check_process().is_ok() {
-            let then = self.inner().then(self.home.destination(), self.claim().slot(), tcp);
+            let then = self.inner().then(self.home.destination(), self.slot(), tcp);
             self.give_back(then);
         }
     }
@@ -288,22 +262,29 @@ impl<'a> Lease<'a> {
     #[inline]
     fn give_back(&mut self, then: Then) {
         if let Some(claim) = self.claim.take() {
-            self.inner().release(self.home.destination(), claim, then);
+            self.home.release(claim, then);
         }
     }
 }
 
-impl Drop for Lease<'_> {
+impl<'a> std::convert::From<HandleLease<'a>> for Lease<'a> {
+    /// For where leases of pools and of handles are kept together.
+    fn from(mut lease: HandleLease<'a>) -> Self {
+        let claim = lease.claim.take().expect(HAS_CLAIM);
+        Self::new(lease.home.whole(claim), lease.home.anywhere())
+    }
+}
+
+impl<H: Home> Drop for Lease<'_, H> {
     #[inline]
     fn drop(&mut self) {
         if self.claim.is_some() {
-            let tcp = self.inner().host.closed(ClosedFirst::Unknown);
-            self.give_back_after(tcp);
+            self.give_back_after_whoever();
         }
     }
 }
 
-impl fmt::Debug for Lease<'_> {
+impl<H: Home> fmt::Debug for Lease<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&format_args!("{}", self.four_tuple())).finish()
     }

@@ -4,6 +4,7 @@ mod builder;
 mod dial;
 mod grounds;
 mod handle;
+mod home;
 mod ids;
 mod inner;
 mod judging;
@@ -21,7 +22,8 @@ mod watch;
 pub use builder::{Maintenance, PoolBuilder, PrivilegedPorts};
 pub use dial::ConnectOptions;
 pub use handle::DestinationHandle;
-pub use lease::{Lease, LeaseId, Reported};
+pub use home::{Anywhere, ThroughHandle};
+pub use lease::{HandleLease, Lease, LeaseId, Reported};
 #[cfg(feature = "capi")]
 pub(crate) use plain::{Mark, Parts};
 pub use pool::Pool;

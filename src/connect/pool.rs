@@ -3,8 +3,9 @@
 use super::builder::PoolBuilder;
 use super::dial::{self, ConnectOptions};
 use super::handle::DestinationHandle;
+use super::home::Anywhere;
 use super::inner::{Inner, destination as checked};
-use super::lease::{Home, Lease};
+use super::lease::Lease;
 use super::stream::LeasedStream;
 use super::udp::{LeasedPort, LeasedUdpSocket};
 use crate::error::Error;
@@ -67,7 +68,11 @@ impl Pool {
     /// has: `EACCES` for privileged ports, `EADDRNOTAVAIL` for an address that is gone.
     #[inline]
     pub fn acquire(&self, protocol: Protocol, destination: SocketAddr) -> Result<Lease<'_>, Error> {
-        self.acquire_by(checked(protocol, destination)?, From::AnySource)
+        let to = checked(protocol, destination)?;
+        match self.inner.try_acquire_to(&to) {
+            Some(claim) => Ok(Lease::new(claim, Anywhere::pool(&self.inner, to))),
+            None => self.acquire_by(to, From::AnySource),
+        }
     }
 
     /// As [`Pool::acquire`], from one source address, whatever its port.
@@ -146,7 +151,7 @@ impl Pool {
         destination: Destination,
         from: From,
     ) -> Result<Lease<'_>, Error> {
-        Lease::acquire(Home::Pool(&self.inner, destination), from)
+        Lease::acquire(Anywhere::pool(&self.inner, destination), from)
     }
 
     // ---- connections ----------------------------------------------------------------------
@@ -189,7 +194,7 @@ impl Pool {
         options: &ConnectOptions<'_>,
     ) -> Result<LeasedStream, Error> {
         let destination = checked(Protocol::Tcp, destination)?;
-        dial::connect(&Home::Pool(&self.inner, destination), options)
+        dial::connect(&Anywhere::pool(&self.inner, destination), options)
     }
 
     /// A UDP socket that is connected to `destination`: its four-tuple is its own, and no datagram
@@ -200,7 +205,7 @@ impl Pool {
     /// Those of [`Pool::connect`].
     pub fn connect_udp(&self, destination: SocketAddr) -> Result<LeasedUdpSocket, Error> {
         let destination = checked(Protocol::Udp, destination)?;
-        dial::connect_udp(&Home::Pool(&self.inner, destination))
+        dial::connect_udp(&Anywhere::pool(&self.inner, destination))
     }
 
     // ---- what the kernel holds already ----------------------------------------------------
@@ -217,7 +222,7 @@ impl Pool {
     pub fn adopt(&self, stream: TcpStream) -> Result<LeasedStream, Error> {
         self.inner.check_process()?;
         let (claim, destination) = self.inner.adopt(stream.as_fd())?;
-        let home = Home::OwnPool(Arc::clone(&self.inner), destination);
+        let home = Anywhere::own_pool(Arc::clone(&self.inner), destination);
         Ok(LeasedStream::from_parts(stream, Lease::new(claim, home)))
     }
 
@@ -229,7 +234,7 @@ impl Pool {
     pub fn adopt_udp(&self, socket: UdpSocket) -> Result<LeasedUdpSocket, Error> {
         self.inner.check_process()?;
         let (claim, destination) = self.inner.adopt(socket.as_fd())?;
-        let home = Home::OwnPool(Arc::clone(&self.inner), destination);
+        let home = Anywhere::own_pool(Arc::clone(&self.inner), destination);
         Ok(LeasedUdpSocket::from_parts(socket, Lease::new(claim, home)))
     }
 

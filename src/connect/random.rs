@@ -4,7 +4,7 @@ use crate::ledger::Random;
 use crate::sync::{AtomicU64, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// A pool's secret, from which every thread's stream of ChaCha8 numbers follows.
 #[derive(Debug)]
@@ -19,63 +19,105 @@ pub(super) struct Seed {
 /// it some hundred nanoseconds and nobody a repetition.
 const STREAMS_MAX: usize = 4;
 
-struct Streams {
-    pools: [Option<u64>; STREAMS_MAX],
-    streams: [Option<Stream>; STREAMS_MAX],
+/// Numbers that are made at once. What can wait is done as often, by the acquire that needs new
+/// ones: often enough for a pool that shrinks, and too seldom for anyone to measure.
+const SUPPLY: usize = 128;
+
+/// A thread's numbers for one pool. Nothing in here is borrowed while somebody else's code runs.
+struct Store {
+    pool: Cell<u64>,
+    /// How many of `numbers` are not drawn yet: those at the front.
+    left: Cell<usize>,
+    /// The thread's bit; see [`Random::me`].
+    me: Cell<u64>,
+    numbers: [Cell<u32>; SUPPLY],
+    generator: RefCell<Option<ChaCha8Rng>>,
 }
+
+/// No pool has this number.
+const NO_POOL: u64 = u64::MAX;
 
 /// One thread's numbers for one pool.
-#[derive(Debug)]
-pub(super) struct Stream {
-    numbers: ChaCha8Rng,
-    lane: u32,
-    until_chore: u32,
-}
+#[derive(Clone, Copy)]
+pub(super) struct Stream<'a>(&'a Store);
 
-/// Acquires of a thread between two chores: often enough for a pool that shrinks, and too seldom
-/// for anyone to measure.
-const ACQUIRES_A_CHORE: u32 = 64;
-
-impl Stream {
-    /// Whether it is this acquire's turn to do what can wait.
+impl Stream<'_> {
+    /// A number of those that are there. `None`: it is this acquire's turn to do what can wait;
+    /// [`Random::next_u32`] makes more.
     #[inline]
-    pub(super) fn has_chore(&mut self) -> bool {
-        self.until_chore = self.until_chore.checked_sub(1).unwrap_or(ACQUIRES_A_CHORE);
-        self.until_chore == 0
+    pub(super) fn draw(&self) -> Option<u32> {
+        let left = self.0.left.get().checked_sub(1)?;
+        self.0.left.set(left);
+        Some(self.0.numbers[left % SUPPLY].get())
     }
 
-    pub(super) fn numbers(&mut self) -> &mut ChaCha8Rng {
-        &mut self.numbers
+    /// Whether it is the next acquire's turn to do what can wait.
+    #[inline]
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.left.get() == 0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn draw_anew(&self) -> u32 {
+        if let Some(generator) = &mut *self.0.generator.borrow_mut() {
+            let mut bytes = [[0; 4]; SUPPLY];
+            generator.fill_bytes(bytes.as_flattened_mut());
+            for (number, bytes) in self.0.numbers.iter().zip(bytes) {
+                number.set(u32::from_le_bytes(bytes));
+            }
+        }
+        self.0.left.set(SUPPLY - 1);
+        self.0.numbers[SUPPLY - 1].get()
     }
 }
 
-impl Random for Stream {
+impl Random for Stream<'_> {
     #[inline]
+    fn next_u32(&mut self) -> u32 {
+        self.draw().unwrap_or_else(|| self.draw_anew())
+    }
+
+    #[inline]
+    fn me(&self) -> u64 {
+        self.0.me.get()
+    }
+}
+
+impl RngCore for Stream<'_> {
+    fn next_u32(&mut self) -> u32 {
+        Random::next_u32(self)
+    }
+
     fn next_u64(&mut self) -> u64 {
-        self.numbers.next_u64()
+        rand_chacha::rand_core::impls::next_u64_via_u32(self)
     }
 
-    #[inline]
-    fn lane(&self) -> u32 {
-        self.lane
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        rand_chacha::rand_core::impls::fill_bytes_via_next(self, bytes);
     }
 }
 
 // Nothing in here needs dropping, so a lease that is acquired while a thread's other
 // thread-locals are torn down still finds it.
 thread_local! {
-    static STREAMS: RefCell<Streams> = const {
-        RefCell::new(Streams {
-            pools: [None; STREAMS_MAX],
-            streams: [const { None }; STREAMS_MAX],
-        })
+    static STORES: [Store; STREAMS_MAX] = const {
+        [const {
+            Store {
+                pool: Cell::new(NO_POOL),
+                left: Cell::new(0),
+                me: Cell::new(0),
+                numbers: [const { Cell::new(0) }; SUPPLY],
+                generator: RefCell::new(None),
+            }
+        }; STREAMS_MAX]
     };
 }
 
 impl Seed {
     /// `pool` names the pool; no two living pools of a process have the same.
     pub(super) fn new(pool: u64, seed: [u8; 32]) -> Self {
-        Self { pool, seed, streams: AtomicU64::new(1) }
+        Self { pool: pool.min(NO_POOL - 1), seed, streams: AtomicU64::new(1) }
     }
 
     /// The secret key of the ledger's hashes: the first numbers of stream 0, which no thread has.
@@ -86,31 +128,42 @@ impl Seed {
 
     /// Calls `draw` with the calling thread's stream.
     #[inline]
-    pub(super) fn with<R>(&self, draw: impl FnOnce(&mut Stream) -> R) -> R {
-        STREAMS.with_borrow_mut(|streams| {
-            let at = self.pool as usize % STREAMS_MAX;
-            if streams.pools[at] != Some(self.pool) {
-                self.open(streams);
+    pub(super) fn with<R>(&self, draw: impl FnOnce(&mut Stream<'_>) -> R) -> R {
+        STORES.with(|stores| {
+            let store = &stores[self.pool as usize % STREAMS_MAX];
+            if store.pool.get() != self.pool {
+                self.open(store);
             }
-            match &mut streams.streams[at] {
-                Some(stream) => draw(stream),
-                None => unreachable!("a place with a pool has its stream"),
+            draw(&mut Stream(store))
+        })
+    }
+
+    /// Calls `draw` with a number of the calling thread's stream and the thread's bit, or
+    /// `otherwise` where no number is there.
+    #[inline(always)]
+    pub(super) fn with_drawn<R>(
+        &self,
+        otherwise: impl FnOnce() -> R,
+        draw: impl FnOnce(u32, u64) -> R,
+    ) -> R {
+        STORES.with(|stores| {
+            let store = &stores[self.pool as usize % STREAMS_MAX];
+            match Stream(store).draw() {
+                Some(number) if store.pool.get() == self.pool => draw(number, store.me.get()),
+                _ => otherwise(),
             }
         })
     }
 
     #[cold]
     #[inline(never)]
-    fn open(&self, streams: &mut Streams) {
-        let at = self.pool as usize % STREAMS_MAX;
+    fn open(&self, store: &Store) {
         // Relaxed: only that no two threads get the same number matters.
         let number = self.streams.fetch_add(1, Ordering::Relaxed);
-        streams.pools[at] = Some(self.pool);
-        streams.streams[at] = Some(Stream {
-            numbers: self.numbers(number),
-            lane: number as u32,
-            until_chore: ACQUIRES_A_CHORE,
-        });
+        store.pool.set(self.pool);
+        store.left.set(0);
+        store.me.set(1 << (number % 64));
+        *store.generator.borrow_mut() = Some(self.numbers(number));
     }
 
     fn numbers(&self, stream: u64) -> ChaCha8Rng {

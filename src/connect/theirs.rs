@@ -2,8 +2,9 @@
 //! says to the first source.
 
 use super::dial::{Failure, dial};
+use super::home::Anywhere;
 use super::inner::{Inner, destination as checked};
-use super::lease::{Home, Lease};
+use super::lease::Lease;
 use super::pool::Pool;
 use crate::error::Error;
 use crate::kernel::{self, BindMode, Call, ClosedFirst, KernelHolds, Verdict};
@@ -57,7 +58,7 @@ impl Pool {
             Some(address) => inner.source_at(address, &to)?,
             None => From::AnySource,
         };
-        let home = Home::Pool(inner, to);
+        let home = Anywhere::pool(inner, to);
         let socket = SockRef::from(socket);
         let ((source_is_kept, answer), lease) =
             dial(&home, from, |lease| attempt(lease, &socket, &mut connect))?;
@@ -94,7 +95,7 @@ impl Pool {
         let not_ours = Error::NotOurs { source_address: source };
         let slot = inner.slot_of(source).ok_or(not_ours)?;
         let claim = inner.claim_exactly(source, slot, &to)?;
-        Ok(Lease::new(claim, Home::OwnPool(Arc::clone(inner), to)))
+        Ok(Lease::new(claim, Anywhere::own_pool(Arc::clone(inner), to)))
     }
 }
 

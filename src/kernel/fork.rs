@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 /// refuses, it compares process ids, one system call each time.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    page: Option<NonNull<u8>>,
+    page: NonNull<u8>,
     pid: u32,
 }
 
@@ -19,10 +19,13 @@ unsafe impl Sync for Watch {}
 
 /// One byte is enough; the kernel rounds up to a page.
 const LENGTH: usize = 1;
+/// In a page that would be wiped.
+const NOT_FORKED: u8 = 1;
+/// In a page that would not.
+const ASK: u8 = 2;
 
 impl Watch {
     pub(crate) fn new() -> io::Result<Self> {
-        let pid = std::process::id();
         // SAFETY: a new private mapping of the kernel's choosing touches no memory of ours.
         let page = unsafe {
             libc::mmap(
@@ -34,44 +37,53 @@ impl Watch {
                 0,
             )
         };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        let page = match NonNull::new(page.cast::<u8>()) {
+            Some(mapped) if page != libc::MAP_FAILED => mapped,
+            _ => return Err(io::Error::last_os_error()),
+        };
         // SAFETY: the mapping above, whole.
-        if unsafe { libc::madvise(page, LENGTH, libc::MADV_WIPEONFORK) } != 0 {
-            // SAFETY: the mapping above, which nobody else knows.
-            unsafe { libc::munmap(page, LENGTH) };
-            return Ok(Self { page: None, pid });
-        }
-        let page = page.cast::<u8>();
+        let is_wiped =
+            unsafe { libc::madvise(page.as_ptr().cast(), LENGTH, libc::MADV_WIPEONFORK) } == 0;
         // SAFETY: the page is ours and writable.
-        unsafe { page.write(1) };
-        Ok(Self { page: NonNull::new(page), pid })
+        unsafe { page.write(if is_wiped { NOT_FORKED } else { ASK }) };
+        Ok(Self { page, pid: std::process::id() })
     }
 
     /// Whether the caller runs in a forked child.
     #[inline]
     pub(crate) fn forked(&self) -> bool {
-        match self.page {
-            // SAFETY: mapped until `drop`. Volatile, as the kernel writes it behind the compiler.
-            Some(page) => unsafe { page.as_ptr().read_volatile() == 0 },
-            None => std::process::id() != self.pid,
-        }
+        !self.surely_not_forked() && self.has_other_pid()
+    }
+
+    /// Whether it does not for sure, by a look that calls nothing.
+    #[inline]
+    pub(crate) fn surely_not_forked(&self) -> bool {
+        self.look() == NOT_FORKED
+    }
+
+    #[inline]
+    fn look(&self) -> u8 {
+        // SAFETY: mapped until `drop`. Volatile, as the kernel writes it behind the compiler.
+        unsafe { self.page.read_volatile() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_other_pid(&self) -> bool {
+        self.look() != ASK || std::process::id() != self.pid
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(page) = self.page {
-            // SAFETY: the mapping of `new`; nobody reads it after the drop.
-            unsafe { libc::munmap(page.as_ptr().cast(), LENGTH) };
-        }
+        // SAFETY: the mapping of `new`; nobody reads it after the drop.
+        unsafe { libc::munmap(self.page.as_ptr().cast(), LENGTH) };
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Watch;
+    use super::{ASK, Watch};
 
     fn child_sees(watch: &Watch) -> bool {
         // SAFETY: the child calls nothing but `forked` and `_exit`, both async-signal-safe.
@@ -90,7 +102,9 @@ mod tests {
     #[test]
     fn a_child_knows_and_the_parent_stays() {
         let wiped = Watch::new().unwrap();
-        let counted = Watch { page: None, pid: std::process::id() };
+        let counted = Watch::new().unwrap();
+        // SAFETY: the page is the watch's own, and nobody else looks.
+        unsafe { counted.page.write(ASK) };
         for watch in [wiped, counted] {
             assert!(!watch.forked());
             assert!(child_sees(&watch));

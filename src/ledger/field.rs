@@ -3,20 +3,25 @@
 //! Lines of 512 slots, one cache line each. An acquire looks at four random slots and takes
 //! the first that is free; failing that it chooses evenly among the free slots of their words;
 //! failing that it follows the marks of full lines, which only searches write and only
-//! releases clear. "Exhausted" is a verdict with an epoch, reached by reading every line
-//! while no release moves the epoch, so it is exact without any counter.
+//! releases clear. The last few free slots lie in cells of their own, where nobody has to search.
+//! "Exhausted" is a verdict with an epoch, reached by reading everything while no release moves
+//! the epoch, so it is exact without any counter.
 
 mod census;
 mod end;
+mod marks;
+#[cfg(all(test, loom))]
+mod models;
 
+use super::crowd::Crowd;
 use super::exclusions::Exclusions;
 use super::rest::RestQueue;
 use super::share::{Presence, Share, scale};
 use super::side::barred::Barred;
 use super::stamp::{SlotWord, Stamp};
-use super::verdict::Verdict;
-use super::{Clock, Names, Random};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, model_fence};
+use super::verdict::{Proof, Verdict};
+use super::{Clock, Names, PinnedClaim, Random};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,6 +42,8 @@ const ROUNDS: usize = 2;
 const WAKE_BATCH: usize = 16;
 /// Claims lost to other threads within one line before a search moves on.
 const RACES_MAX: usize = 4;
+/// Lines from which on a search for the last free slots is worth sparing.
+const CROWD_LINES_MIN: u32 = if cfg!(loom) { 2 } else { 8 };
 /// No slot rests.
 const NEVER: u64 = u64::MAX;
 
@@ -64,6 +71,13 @@ pub(super) struct Won {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Excluded;
 
+/// Why a line gave no slot.
+enum Missed {
+    Full,
+    /// Other threads were faster, or a slot turned out to be excluded: another may be free.
+    Raced,
+}
+
 /// Nothing is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full {
@@ -90,6 +104,10 @@ pub(super) struct Field {
     /// the last line are always set.
     full: Box<[AtomicU64]>,
     verdict: Verdict,
+    crowd: Crowd,
+    /// Held by whoever moves free slots between lines and cells, where nobody sees them for a
+    /// moment. The last lock of all.
+    moving: Mutex<()>,
     next_due_ms: AtomicU64,
     presence: Presence,
     pins: AtomicU32,
@@ -119,8 +137,10 @@ impl Field {
             lines,
             full: (0..lines.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             verdict: Verdict::new(),
+            crowd: Crowd::new(),
+            moving: Mutex::new(()),
             next_due_ms: AtomicU64::new(NEVER),
-            presence: Presence::new(),
+            presence: Presence::new(lines),
             pins: AtomicU32::new(0),
             resting: AtomicU32::new(0),
             rest: Mutex::new(RestQueue::default()),
@@ -171,11 +191,13 @@ impl Field {
         // SAFETY: nobody has a slot of an empty field, and nobody else can find it yet.
         unsafe { *self.body.get() = Body { lines, slots: slots.into() } };
         // Relaxed: the table's lock publishes all of it. A release that is late from the
-        // field's former life may still clear a mark or move the epoch: both do no harm.
-        for (first, marks) in (0..).step_by(64).zip(&self.full) {
-            let real: u32 = self.lines - first;
-            marks.store(if real < 64 { u64::MAX << real } else { 0 }, Ordering::Relaxed);
+        // field's former life may still clear a mark, move the epoch, or take a slot out of a cell
+        // and free it by its number: none does harm.
+        for (marks, none) in self.full.iter().zip(self.no_marks()) {
+            marks.store(none, Ordering::Relaxed);
         }
+        // Of what the field was before: nobody else would ever refute it.
+        self.verdict.refute(self.verdict.signs());
         let resting = held.filter(|won| won.stamp.is_resting()).count() as u32;
         self.resting.store(resting, Ordering::Relaxed);
         let count = excluded.iter().map(|word| word.count_ones()).sum();
@@ -191,62 +213,131 @@ impl Field {
 
     // ---- acquire ------------------------------------------------------------------------
 
-    /// Leases a random free slot; `None` only if there is none (see [`Field::full_house`]).
-    #[inline]
-    pub(super) fn acquire(&self, clock: &impl Clock, random: &mut impl Random) -> Option<Won> {
+    /// Leases a random free slot, if there is nothing to mind and a few looks meet one; `draw` is
+    /// random, `me` the thread's bit. Else does what `otherwise` does with the number, unless it is
+    /// used up, where [`Field::acquire`] is the way; calls it, as anything, as its last act.
+    #[inline(always)]
+    pub(super) fn acquire_at_once(
+        &self,
+        draw: u32,
+        me: u64,
+        otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
+    ) -> Option<PinnedClaim> {
         // Relaxed: a deadline that another thread adds at this moment is met by the next look.
+        let rests = self.next_due_ms.load(Ordering::Relaxed) != NEVER;
+        let has_room = self.verdict.signs().promise_room();
+        if rests || !has_room {
+            return otherwise(Some(draw));
+        }
+        match self.presence.is_lone(me, draw) {
+            true => self.acquire_in_share(draw, Share::ALL, otherwise),
+            false => self.acquire_beside_others(draw, me, otherwise),
+        }
+    }
+
+    #[inline(never)]
+    fn acquire_beside_others(
+        &self,
+        draw: u32,
+        me: u64,
+        otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
+    ) -> Option<PinnedClaim> {
+        self.acquire_in_share(draw, self.presence.share(me, draw), otherwise)
+    }
+
+    #[inline(always)]
+    fn acquire_in_share(
+        &self,
+        draw: u32,
+        share: Share,
+        otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
+    ) -> Option<PinnedClaim> {
+        let slot = self.body().first_free(self.looks(draw, share));
+        if !self.body().is_free(slot) || !self.body().claim(slot) {
+            return otherwise(None);
+        }
+        if self.exclusions.blocks(slot) {
+            self.give_back(slot);
+            return otherwise(None);
+        }
+        Some(self.begin_unblocked(slot))
+    }
+
+    /// Leases a random free slot; `None` only if there is none (see [`Field::full_house`]).
+    /// `draw` comes from `random`.
+    pub(super) fn acquire(
+        &self,
+        draw: u32,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Option<PinnedClaim> {
+        // Relaxed: as in `acquire_at_once`.
         if self.next_due_ms.load(Ordering::Relaxed) != NEVER {
             self.wake(clock, WAKE_BATCH);
         }
         if self.verdict.stands() {
             return None;
         }
-        let draw = random.next_u64();
-        let share = self.presence.share(random.lane(), draw as u32, self.lines);
-        let [a, b, c, d] = self.looks(draw, share);
-        let body = self.body();
-        if !self.is_marked(a / LINE_SLOTS) {
-            // Without a branch: which of them is free is a coin's choice.
-            let (free_a, free_b) = (body.is_free(a), body.is_free(b));
-            let (free_c, free_d) = (body.is_free(c), body.is_free(d));
-            let slot = if free_c { c } else { d };
-            let slot = if free_b { b } else { slot };
-            let slot = if free_a { a } else { slot };
-            if free_a | free_b | free_c | free_d {
-                if let Some(won) = self.claim(slot) {
-                    return Some(won);
-                }
+        if self.verdict.signs().are_crowded() {
+            if let Some(claim) = self.acquire_of_crowd(draw) {
+                return Some(claim);
             }
         }
-        self.search(clock, random, draw, share)
+        let share = self.presence.share(random.me(), draw);
+        let slot = self.body().first_free(self.looks(draw, share));
+        let claim = if self.body().is_free(slot) { self.claim(slot) } else { None };
+        match claim {
+            None => self.search(share, clock, random),
+            won => won,
+        }
     }
 
-    /// The slots that an acquire looks at first: two from each half of `draw`, the second pair
-    /// stirred, for what it sees of the same draw it must not see in the same place.
+    /// The slots that an acquire looks at first: one is drawn, the others are stirred from it, for
+    /// what it sees of the same draw it must not see in the same place.
     #[inline]
-    fn looks(&self, draw: u64, share: Share) -> [u32; LOOKS] {
-        let stirred = (draw ^ draw >> 32).wrapping_mul(STIR);
-        [draw as u32, (draw >> 32) as u32, (stirred >> 32) as u32, (stirred ^ draw) as u32]
-            .map(|draw| share.slot(draw, self.capacity, self.lines))
+    fn looks(&self, draw: u32, share: Share) -> [u32; LOOKS] {
+        let stirred = u64::from(draw).wrapping_mul(STIR);
+        let [high, low] = [(stirred >> 32) as u32, stirred as u32];
+        [draw, high, low, high ^ low.rotate_left(16)].map(|draw| share.slot(draw, self.capacity))
+    }
+
+    /// Leases one of the slots in the cells.
+    fn acquire_of_crowd(&self, draw: u32) -> Option<PinnedClaim> {
+        loop {
+            let slot = self.crowd.take(draw)?;
+            // Else it has been excluded, and is in no cell any more.
+            if let Some(claim) = self.begin(slot) {
+                return Some(claim);
+            }
+        }
     }
 
     /// Leases `slot`, unless somebody else has it or it has been excluded.
     #[inline]
-    fn claim(&self, slot: u32) -> Option<Won> {
-        if !self.body().claim(slot) {
-            return None;
-        }
+    fn claim(&self, slot: u32) -> Option<PinnedClaim> {
+        if self.body().claim(slot) { self.begin(slot) } else { None }
+    }
+
+    /// Leases `slot`, whose bit is ours, unless it has been excluded.
+    #[inline(always)]
+    fn begin(&self, slot: u32) -> Option<PinnedClaim> {
         if self.exclusions.blocks(slot) {
             return self.refuse(slot);
         }
+        Some(self.begin_unblocked(slot))
+    }
+
+    /// Leases `slot`, whose bit is ours, after a look whether it has been excluded.
+    #[inline(always)]
+    fn begin_unblocked(&self, slot: u32) -> PinnedClaim {
         let stamp = self.body().slots.get(slot as usize).map_or(Stamp::NONE, SlotWord::begin);
-        Some(Won { slot, stamp })
+        PinnedClaim::new(Won { slot, stamp })
     }
 
     /// Gives back what turned out to be excluded.
     #[cold]
     #[inline(never)]
-    fn refuse(&self, slot: u32) -> Option<Won> {
+    fn refuse(&self, slot: u32) -> Option<PinnedClaim> {
         self.give_back(slot);
         None
     }
@@ -256,54 +347,83 @@ impl Field {
     #[inline(never)]
     fn search(
         &self,
+        share: Share,
         clock: &impl Clock,
         random: &mut impl Random,
-        draw: u64,
-        share: Share,
-    ) -> Option<Won> {
-        let mut looks = self.looks(draw, share);
-        let start = looks[0] / LINE_SLOTS;
-        // Where most lines are full, looking at random is in vain.
-        if !looks.iter().all(|slot| self.is_marked(slot / LINE_SLOTS)) {
-            for _ in 0..ROUNDS {
-                let slot = self.body().choose(&looks, random);
-                if let Some(won) = slot.and_then(|slot| self.claim(slot)) {
-                    return Some(won);
-                }
-                looks = self.looks(random.next_u64(), share);
+    ) -> Option<PinnedClaim> {
+        let mut start = 0;
+        for _ in 0..ROUNDS {
+            let looks = self.looks(random.next_u32(), share);
+            start = looks[0] / LINE_SLOTS;
+            // Where most lines are full, looking at random is in vain.
+            if looks.iter().all(|slot| self.is_marked(slot / LINE_SLOTS)) {
+                break;
+            }
+            let slot = self.body().choose(&looks, random);
+            if let Some(claim) = slot.and_then(|slot| self.claim(slot)) {
+                return Some(claim);
             }
         }
         let mut line = start;
         for _ in 0..self.lines {
             let Some(next) = self.next_unmarked(line) else { break };
             match self.claim_in(next, random) {
-                Some(won) => return Some(won),
-                None => self.mark_if_full(next),
+                Ok(claim) => {
+                    self.crowd_if_few();
+                    return Some(claim);
+                }
+                Err(Missed::Full) => self.mark_if_full(next),
+                Err(Missed::Raced) => {}
             }
             line = if next + 1 == self.lines { 0 } else { next + 1 };
         }
         self.acquire_or_prove_full(clock, random)
     }
 
-    /// Reads every line, again and again until it wins a slot or no release came between:
-    /// a repetition means that another thread released, so that some thread makes progress.
-    fn acquire_or_prove_full(&self, clock: &impl Clock, random: &mut impl Random) -> Option<Won> {
+    /// Reads everything, again and again until it wins a slot or nothing came between: a
+    /// repetition means that another thread has won or released one, so that some thread makes
+    /// progress.
+    fn acquire_or_prove_full(
+        &self,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Option<PinnedClaim> {
         loop {
-            let mark = self.verdict.begin();
+            let proof = self.begin_proof();
             self.wake(clock, usize::MAX);
+            if let Some(claim) = self.acquire_of_crowd(random.next_u32()) {
+                return Some(claim);
+            }
+            let mut has_raced = false;
             for line in 0..self.lines {
-                if let Some(won) = self.claim_in(line, random) {
-                    return Some(won);
+                match self.claim_in(line, random) {
+                    Ok(claim) => return Some(claim),
+                    Err(Missed::Full) => {}
+                    Err(Missed::Raced) => has_raced = true,
                 }
             }
-            if self.verdict.pronounce(mark) {
+            if !has_raced && self.verdict.pronounce(proof) {
                 return None;
             }
         }
     }
 
-    /// Leases a free slot of `line`; `None`: there is none, or other threads were faster.
-    fn claim_in(&self, line: u32, random: &mut impl Random) -> Option<Won> {
+    /// Begins a proof while no free slot is on its way from a line to a cell or back: whoever
+    /// moves one later changes the verdict's word first.
+    fn begin_proof(&self) -> Proof {
+        let _still = self.moving.lock();
+        self.verdict.begin()
+    }
+
+    /// As [`Field::begin_proof`], and every free slot is in its line.
+    fn begin_proof_by_number(&self) -> Proof {
+        let moving = self.moving.lock();
+        self.disperse(&moving);
+        self.verdict.begin()
+    }
+
+    /// Leases a free slot of `line`.
+    fn claim_in(&self, line: u32, random: &mut impl Random) -> Result<PinnedClaim, Missed> {
         let body = self.body();
         let words = &body.lines[line as usize].0;
         for _ in 0..RACES_MAX {
@@ -315,21 +435,20 @@ impl Field {
                 open |= u32::from(bits != 0) << w;
             }
             if open == 0 {
-                return None;
+                return Err(Missed::Full);
             }
-            let draw = random.next_u64();
-            let w = nth_one(open.into(), scale(draw as u32, open.count_ones()));
+            let w = nth_one(open.into(), scale(random.next_u32(), open.count_ones()));
             let bits = free[w as usize];
-            let bit = nth_one(bits, scale((draw >> 32) as u32, bits.count_ones()));
+            let bit = nth_one(bits, scale(random.next_u32(), bits.count_ones()));
             let slot = line * LINE_SLOTS + w * 64 + bit;
-            if let Some(won) = self.claim(slot) {
+            if let Some(claim) = self.claim(slot) {
                 if open.is_power_of_two() && bits.is_power_of_two() {
                     self.mark_if_full(line);
                 }
-                return Some(won);
+                return Ok(claim);
             }
         }
-        None
+        Err(Missed::Raced)
     }
 
     /// Leases a free slot of `window`; `Err` only if there is none in it.
@@ -338,28 +457,27 @@ impl Field {
         window: Range<u32>,
         clock: &impl Clock,
         random: &mut impl Random,
-    ) -> Result<Won, Full> {
+    ) -> Result<PinnedClaim, Full> {
         if window.is_empty() {
             return Err(Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None });
         }
         self.wake(clock, WAKE_BATCH);
         let width = window.end - window.start;
         loop {
-            let mark = self.verdict.begin();
-            let draw = random.next_u64();
-            let start = window.start + scale((draw >> 32) as u32, width);
+            let proof = self.begin_proof_by_number();
+            let start = window.start + scale(random.next_u32(), width);
             for slots in [start..window.end, window.start..start] {
                 if let Some(won) = self.claim_first(slots) {
                     return Ok(won);
                 }
             }
-            if self.wake(clock, usize::MAX) == 0 && self.verdict.unmoved(mark) {
+            if self.wake(clock, usize::MAX) == 0 && self.verdict.unmoved(proof) {
                 return Err(self.census_within(window).1);
             }
         }
     }
 
-    fn claim_first(&self, slots: Range<u32>) -> Option<Won> {
+    fn claim_first(&self, slots: Range<u32>) -> Option<PinnedClaim> {
         let body = self.body();
         let mut slot = slots.start;
         while slot < slots.end {
@@ -381,48 +499,14 @@ impl Field {
     }
 
     /// Leases exactly `slot`, if it is free.
-    pub(super) fn acquire_exactly(&self, slot: u32) -> Option<Won> {
-        self.claim(slot)
-    }
-
-    // ---- marks of full lines ------------------------------------------------------------
-
-    #[inline]
-    fn is_marked(&self, line: u32) -> bool {
-        // SeqCst: see `open`.
-        self.full[line as usize / 64].load(Ordering::SeqCst) >> (line % 64) & 1 != 0
-    }
-
-    /// Marks a line as full, unless a release comes between.
-    fn mark_if_full(&self, line: u32) {
-        let body = self.body();
-        let bit = 1 << (line % 64);
-        if self.is_marked(line) || !body.lines[line as usize].is_full() {
-            return;
-        }
-        // SeqCst: either this look after the mark sees the cleared bit of a release, or that
-        // release's look after the clearing sees the mark.
-        self.full[line as usize / 64].fetch_or(bit, Ordering::SeqCst);
-        model_fence();
-        if !body.lines[line as usize].is_full() {
-            self.full[line as usize / 64].fetch_and(!bit, Ordering::SeqCst);
-        }
-    }
-
-    /// The first line from `from` on, round the end, that is not marked as full.
-    fn next_unmarked(&self, from: u32) -> Option<u32> {
-        let words = self.full.len() as u32;
-        let (first, shift) = (from / 64, from % 64);
-        let mut before = u64::MAX << shift;
-        for word in (first..words).chain(0..=first) {
-            // SeqCst: see `open`.
-            let unmarked = !self.full[word as usize].load(Ordering::SeqCst) & before;
-            if unmarked != 0 {
-                return Some(word * 64 + unmarked.trailing_zeros());
+    pub(super) fn acquire_exactly(&self, slot: u32) -> Option<PinnedClaim> {
+        loop {
+            let still = self.settle();
+            let claim = self.claim(slot);
+            if claim.is_some() || self.verdict.signs().are_of_one_crowd(still) {
+                return claim;
             }
-            before = u64::MAX;
         }
-        None
     }
 }
 
@@ -453,22 +537,34 @@ impl Body {
         self.word(slot).load(Ordering::Relaxed) >> (slot % 64) & 1 == 0
     }
 
+    /// The first of `looks` that is free, the last if none is. Without a branch, for which one it
+    /// is falls to chance.
+    #[inline]
+    fn first_free(&self, looks: [u32; LOOKS]) -> u32 {
+        let [a, b, c, d] = looks;
+        let slot = if self.is_free(c) { c } else { d };
+        let slot = if self.is_free(b) { b } else { slot };
+        if self.is_free(a) { a } else { slot }
+    }
+
     /// One of the free slots in the words that `looks` lie in, each as likely as the others.
     fn choose(&self, looks: &[u32; LOOKS], random: &mut impl Random) -> Option<u32> {
         // Relaxed: as in `is_free`.
         let free = looks.map(|slot| !self.word(slot).load(Ordering::Relaxed));
-        let counts = free.map(u64::count_ones);
-        let total: u32 = counts.iter().sum();
+        let mut before = [0; LOOKS];
+        let mut total = 0;
+        for (before, free) in before.iter_mut().zip(free) {
+            *before = total;
+            total += free.count_ones();
+        }
         if total == 0 {
             return None;
         }
-        let mut pick = scale((random.next_u64() >> 32) as u32, total);
-        let mut i = 0;
-        while pick >= counts[i] {
-            pick -= counts[i];
-            i += 1;
-        }
-        Some(looks[i] / 64 * 64 + nth_one(free[i], pick))
+        let pick = scale(random.next_u32(), total);
+        // The last word that does not begin after the pick, without a branch; one that is empty
+        // begins where the next does.
+        let word = before[1..].iter().map(|&before| usize::from(before <= pick)).sum::<usize>();
+        Some(looks[word] / 64 * 64 + nth_one(free[word], pick - before[word]))
     }
 
     /// Sets the bit of `slot`; `false` if somebody else had.
@@ -482,8 +578,8 @@ impl Body {
 
     fn ones(&self) -> u32 {
         let words = self.lines.iter().flat_map(|line| &line.0);
-        // Relaxed: read at a quiet moment, under the table's lock.
-        words.map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+        // Acquire: whatever a holder did with its slot comes before the field's end.
+        words.map(|word| word.load(Ordering::Acquire).count_ones()).sum()
     }
 }
 

@@ -1,9 +1,7 @@
 //! A destination as the table stores it: 8 bytes for IPv4, 24 for IPv6, exact.
 
-use super::{Destination, Protocol};
-use crate::ledger::tuple::socket_address;
+use super::{Destination, Family};
 use siphasher::sip::SipHasher13;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A destination of one family. The low byte of [`Key::tail`] is the table's: always zero here.
 pub(super) trait Key: Copy + Send + Sync + 'static {
@@ -30,28 +28,18 @@ pub(super) struct Key6 {
     tail: u64,
 }
 
-fn low_bits(to: &Destination) -> u64 {
-    u64::from(to.address().port()) << 16 | (to.protocol() as u64) << 8
-}
-
-fn protocol(tail: u64) -> Protocol {
-    if tail >> 8 & 0xff == Protocol::Udp as u64 { Protocol::Udp } else { Protocol::Tcp }
-}
-
 impl Key for Key4 {
     const EMPTY: Self = Self(0);
 
+    #[inline]
     fn of(to: &Destination) -> Self {
-        match to.address() {
-            SocketAddr::V4(v4) => Self(u64::from(v4.ip().to_bits()) << 32 | low_bits(to)),
-            SocketAddr::V6(_) => unreachable!("the ledger's sides are chosen by family"),
-        }
+        let ([_, address], rest) = to.words();
+        Self(address << 32 | rest)
     }
 
     fn destination(self) -> Destination {
-        let address = IpAddr::V4(Ipv4Addr::from_bits((self.0 >> 32) as u32));
-        let port = (self.0 >> 16) as u16;
-        Destination::new(protocol(self.0), socket_address(address, port, 0))
+        let rest = u64::from(self.0 as u32);
+        Destination::from_words([0, self.0 >> 32], rest, Family::V4)
     }
 
     fn tail(self) -> u64 {
@@ -74,24 +62,14 @@ impl Key for Key4 {
 impl Key for Key6 {
     const EMPTY: Self = Self { head: [0; 2], tail: 0 };
 
+    #[inline]
     fn of(to: &Destination) -> Self {
-        match to.address() {
-            SocketAddr::V6(v6) => {
-                let bits = v6.ip().to_bits();
-                Self {
-                    head: [(bits >> 64) as u64, bits as u64],
-                    tail: u64::from(v6.scope_id()) << 32 | low_bits(to),
-                }
-            }
-            SocketAddr::V4(_) => unreachable!("the ledger's sides are chosen by family"),
-        }
+        let (head, tail) = to.words();
+        Self { head, tail }
     }
 
     fn destination(self) -> Destination {
-        let bits = u128::from(self.head[0]) << 64 | u128::from(self.head[1]);
-        let address = IpAddr::V6(Ipv6Addr::from_bits(bits));
-        let (port, scope) = ((self.tail >> 16) as u16, (self.tail >> 32) as u32);
-        Destination::new(protocol(self.tail), socket_address(address, port, scope))
+        Destination::from_words(self.head, self.tail, Family::V6)
     }
 
     fn tail(self) -> u64 {
@@ -118,6 +96,7 @@ impl Key for Key6 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::ledger::Protocol;
 
     #[test]
     fn a_key_is_its_destination() {

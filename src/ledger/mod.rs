@@ -2,6 +2,7 @@
 //! source, no global; time and randomness come in as arguments.
 
 mod census;
+mod crowd;
 mod destinations;
 mod exclusions;
 mod field;
@@ -47,34 +48,64 @@ pub(crate) trait Clock {
 
 /// Where the ledger's randomness comes from, and a hint who asks.
 pub(crate) trait Random {
-    /// 64 random bits, hard to predict for whoever sees the ports.
-    fn next_u64(&mut self) -> u64;
-    /// A small number that differs between threads that run at the same time.
-    fn lane(&self) -> u32;
+    /// 32 random bits, hard to predict for whoever sees the ports.
+    fn next_u32(&mut self) -> u32;
+    /// One bit of 64, which threads that run at the same time seldom share.
+    fn me(&self) -> u64;
 }
 
 /// The right to one four-tuple. Given back with [`Ledger::release`], never copied.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Slot and stamp, in one word: a processor forwards it whole to whoever moves the claim.
-    /// Not zero, for a lease's stamp says so.
-    packed: NonZeroU64,
+    won: PinnedClaim,
     /// `None`: the destination was small when the claim was made.
     field: Option<FieldRef>,
 }
 
+/// The right to one four-tuple of a pinned destination. Given back with
+/// [`Ledger::release_pinned`], never copied.
+///
+/// Slot and stamp in one word, which a processor forwards whole to whoever moves the claim. Not
+/// zero, for a lease's stamp says so.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct PinnedClaim(NonZeroU64);
+
 impl Claim {
     #[inline]
-    fn new(Won { slot, stamp }: Won, field: Option<FieldRef>) -> Self {
-        let leased = NonZeroU64::MIN.get() | u64::from(stamp.raw());
-        let packed = NonZeroU64::new(u64::from(slot) << 32 | leased);
-        Self { packed: packed.expect("one of its bits is set"), field }
+    fn new(won: Won, field: Option<FieldRef>) -> Self {
+        Self { won: PinnedClaim::new(won), field }
     }
 
     #[inline]
     fn won(&self) -> Won {
-        let packed = self.packed.get();
+        self.won.won()
+    }
+
+    /// The slot of the four-tuple's source.
+    #[inline]
+    pub(crate) fn slot(&self) -> Slot {
+        self.won.slot()
+    }
+
+    /// As [`PinnedClaim::into_generation`].
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn into_generation(self) -> (Slot, u32) {
+        self.won.into_generation()
+    }
+}
+
+impl PinnedClaim {
+    #[inline]
+    fn new(Won { slot, stamp }: Won) -> Self {
+        Self(NonZeroU64::MIN | u64::from(slot) << 32 | u64::from(stamp.raw()))
+    }
+
+    #[inline]
+    fn won(&self) -> Won {
+        let packed = self.0.get();
         Won { slot: (packed >> 32) as u32, stamp: Stamp::from_raw(packed as u32) }
     }
 
@@ -89,7 +120,7 @@ impl Claim {
     #[cfg(feature = "capi")]
     #[inline]
     pub(crate) fn into_generation(self) -> (Slot, u32) {
-        (self.slot(), self.packed.get() as u32)
+        (self.slot(), self.0.get() as u32)
     }
 }
 
@@ -191,6 +222,12 @@ impl Pin {
     pub(crate) fn destination(&self) -> &Destination {
         &self.to
     }
+
+    /// A claim through this pin, for those who do not know the pin.
+    #[inline]
+    pub(crate) fn claim(&self, claim: PinnedClaim) -> Claim {
+        Claim { won: claim, field: Some(self.field) }
+    }
 }
 
 /// The ledger: which four-tuple is leased or rests.
@@ -249,6 +286,18 @@ impl Ledger {
         }, else Err(Error::NoSource { destination: *to }))
     }
 
+    /// As [`Ledger::acquire`] from any source. `None`: nothing is free, or nearly so;
+    /// [`Ledger::acquire`] knows.
+    #[inline]
+    pub(crate) fn try_acquire(
+        &self,
+        to: &Destination,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Option<Claim> {
+        side!(self, to.family(), side => side.try_acquire(to, clock, random), else None)
+    }
+
     /// Gives a four-tuple back. `to` is the destination that it was acquired for.
     #[inline]
     pub(crate) fn release(&self, to: &Destination, claim: Claim, then: Then) {
@@ -258,6 +307,25 @@ impl Ledger {
             }
         }
         self.release_slowly(to, claim, then);
+    }
+
+    /// As [`Ledger::release_pinned`] of what may be leased again at once, where nothing is to be
+    /// minded; else the claim comes back.
+    #[inline]
+    pub(crate) fn try_release_pinned(
+        &self,
+        pin: &Pin,
+        claim: PinnedClaim,
+    ) -> Result<(), PinnedClaim> {
+        if pin.field.get().try_release(claim.won()) { Ok(()) } else { Err(claim) }
+    }
+
+    /// As [`Ledger::release`], for a claim through `pin`.
+    #[inline]
+    pub(crate) fn release_pinned(&self, pin: &Pin, claim: PinnedClaim, then: Then) {
+        if pin.field.get().release(claim.won(), then.until_ms()).is_err() {
+            self.release_slowly(&pin.to, pin.claim(claim), then);
+        }
     }
 
     #[cold]
@@ -312,22 +380,35 @@ impl Ledger {
         Ok(Pin { to: *to, field })
     }
 
-    /// Ends a pin. Leases that were made through it go on.
-    pub(crate) fn unpin(&self, pin: Pin) {
+    /// Ends a pin, once. Leases that were made through it go on.
+    pub(crate) fn unpin(&self, pin: &Pin) {
         pin.field.get().unpin();
     }
 
-    /// As [`Ledger::acquire`] from any source, without the look-up. `None`: nothing is free, or
-    /// nearly so; [`Ledger::acquire_pinned`] knows.
-    #[inline]
+    /// As [`Ledger::try_acquire_pinned`], by a few looks; `draw` is random, `me` as in [`Random`].
+    /// `None` also where a slot turned out to be excluded. Where it takes more than that it does
+    /// what `otherwise` does with the number, unless it is used up.
+    #[inline(always)]
+    pub(crate) fn acquire_at_once(
+        &self,
+        pin: &Pin,
+        draw: u32,
+        me: u64,
+        otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
+    ) -> Option<PinnedClaim> {
+        pin.field.get().acquire_at_once(draw, me, otherwise)
+    }
+
+    /// As [`Ledger::acquire`] from any source, without the look-up. `draw` comes from `random`.
+    /// `None`: nothing is free, or nearly so; [`Ledger::acquire_pinned`] knows.
     pub(crate) fn try_acquire_pinned(
         &self,
         pin: &Pin,
+        draw: u32,
         clock: &impl Clock,
         random: &mut impl Random,
-    ) -> Option<Claim> {
-        let won = pin.field.get().acquire(clock, random)?;
-        Some(Claim::new(won, Some(pin.field)))
+    ) -> Option<PinnedClaim> {
+        pin.field.get().acquire(draw, clock, random)
     }
 
     /// The counts of a destination where nothing is free, and nothing comes free by time alone.
@@ -353,10 +434,11 @@ impl Ledger {
         from: From,
         clock: &impl Clock,
         random: &mut impl Random,
-    ) -> Result<Claim, Error> {
-        side!(self, pin.to.family(), side => {
+    ) -> Result<PinnedClaim, Error> {
+        let claim = side!(self, pin.to.family(), side => {
             side.acquire_pinned(&pin.to, pin.field, from, clock, random)
-        }, else unreachable!("a pin comes from a side"))
+        }, else unreachable!("a pin comes from a side"));
+        claim.map(|claim| claim.won)
     }
 
     /// Brings what `to` needs towards the caches, for an acquire or release soon after.
@@ -452,7 +534,7 @@ impl Ledger {
     #[cold]
     #[inline(never)]
     pub(crate) fn tidy(&self, clock: &impl Clock, random: &mut impl Random) {
-        let shard = random.next_u64() as u32;
+        let shard = random.next_u32();
         side!(self, Family::V4, side => side.tidy(shard, clock), else ());
         side!(self, Family::V6, side => side.tidy(shard, clock), else ());
     }

@@ -35,6 +35,11 @@ where
 }
 
 impl<T: Ord + Copy> RestQueue<T> {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// When the first entry is due, in milliseconds.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.first().map(|(_, due)| self.base_ms + u64::from(due))

@@ -8,8 +8,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Lines to a thread below which preferences would narrow the choice too much.
 const LINES_MIN: u32 = 8;
-/// The most classes of lines: 2^3.
-const CLASSES_LOG2_MAX: u32 = 3;
+/// The most classes of lines, a power of two.
+const CLASSES_MAX: u32 = 8;
 /// One in so many acquires forgets which threads were seen.
 const FORGET_MASK: u32 = (1 << 12) - 1;
 /// One in so many turns the classes: seldom, for after a turn a thread still holds slots in the
@@ -21,65 +21,82 @@ const TURN_MASK: u32 = (1 << 20) - 1;
 pub(super) struct Presence {
     /// A bit for each thread, by its number modulo 64.
     seen: AtomicU64,
+    /// How many classes of lines that makes, less one: one less than a power of two.
+    class_mask: AtomicU32,
+    /// The most that it may be.
+    class_mask_max: u32,
     /// Turns the classes among the threads.
     turn: AtomicU32,
 }
 
-/// One of 2^`classes_log2` classes of lines: those whose number leaves `class` behind.
+/// One of some classes of lines, a power of two: those whose number ends like the class's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
-    classes_log2: u32,
+    class_mask: u32,
     class: u32,
 }
 
 impl Presence {
-    pub(super) fn new() -> Self {
-        Self { seen: AtomicU64::new(0), turn: AtomicU32::new(0) }
-    }
-
-    /// The share of the thread with number `lane`; `sample` is random.
-    #[inline]
-    pub(super) fn share(&self, lane: u32, sample: u32, lines: u32) -> Share {
-        let me = 1u64 << (lane % 64);
-        // Relaxed, here and below: a hint; any value gives a right answer.
-        let seen = self.seen.load(Ordering::Relaxed);
-        if seen == me && sample & FORGET_MASK != 0 {
-            return Share { classes_log2: 0, class: 0 };
+    pub(super) fn new(lines: u32) -> Self {
+        let classes_max = 1 << (lines / LINES_MIN).checked_ilog2().unwrap_or(0);
+        Self {
+            seen: AtomicU64::new(0),
+            class_mask: AtomicU32::new(0),
+            class_mask_max: CLASSES_MAX.min(classes_max) - 1,
+            turn: AtomicU32::new(0),
         }
-        self.share_with_others(me, seen, sample, lines)
     }
 
+    /// Whether no other thread was seen lately than the one with the bit `me`. `sample` is random.
+    #[inline]
+    pub(super) fn is_lone(&self, me: u64, sample: u32) -> bool {
+        // Relaxed, here and below: a hint; any value gives a right answer.
+        self.seen.load(Ordering::Relaxed) == me && sample & FORGET_MASK != 0
+    }
+
+    /// The share of the thread with the bit `me`; `sample` is random.
+    #[inline]
+    pub(super) fn share(&self, me: u64, sample: u32) -> Share {
+        let seen = self.seen.load(Ordering::Relaxed);
+        if sample & FORGET_MASK == 0 || seen & me == 0 {
+            self.look_around(me, seen, sample);
+        }
+        let rank = (seen & (me - 1)).count_ones();
+        let turn = self.turn.load(Ordering::Relaxed);
+        let class_mask = self.class_mask.load(Ordering::Relaxed);
+        Share { class_mask, class: rank.wrapping_add(turn) & class_mask }
+    }
+
+    /// Forgets the other threads, or enters the one with the bit `me`.
+    #[cold]
     #[inline(never)]
-    fn share_with_others(&self, me: u64, seen: u64, sample: u32, lines: u32) -> Share {
-        if sample & FORGET_MASK == 0 {
+    fn look_around(&self, me: u64, seen: u64, sample: u32) {
+        let now = if sample & FORGET_MASK == 0 {
             self.seen.store(me, Ordering::Relaxed);
             if sample & TURN_MASK == 0 {
                 self.turn.fetch_add(1, Ordering::Relaxed);
             }
-        } else if seen & me == 0 {
+            me
+        } else {
             self.seen.fetch_or(me, Ordering::Relaxed);
-        }
-        let threads = (seen | me).count_ones();
-        let rank = (seen & (me - 1)).count_ones();
-        let wanted = threads.next_power_of_two().trailing_zeros();
-        let room = (lines / LINES_MIN).checked_ilog2().unwrap_or(0);
-        let classes_log2 = wanted.min(room).min(CLASSES_LOG2_MAX);
-        let turn = self.turn.load(Ordering::Relaxed);
-        Share { classes_log2, class: rank.wrapping_add(turn) & ((1 << classes_log2) - 1) }
+            seen | me
+        };
+        let classes = now.count_ones().next_power_of_two();
+        self.class_mask.store((classes - 1).min(self.class_mask_max), Ordering::Relaxed);
     }
 }
 
 impl Share {
-    /// A slot of the share, each as likely as the others; may lie beyond the capacity.
+    /// Everything, for a lone thread.
+    pub(super) const ALL: Self = Self { class_mask: 0, class: 0 };
+
+    /// A slot of the share, each as likely as the others but for the last of all.
     #[inline]
-    pub(super) fn slot(self, draw: u32, capacity: u32, lines: u32) -> u32 {
-        if self.classes_log2 == 0 {
-            return scale(draw, capacity);
-        }
-        let mine = (lines - self.class).div_ceil(1 << self.classes_log2);
-        let at = scale(draw, mine * LINE_SLOTS);
-        let line = ((at / LINE_SLOTS) << self.classes_log2) + self.class;
-        line * LINE_SLOTS + at % LINE_SLOTS
+    pub(super) fn slot(self, draw: u32, capacity: u32) -> u32 {
+        let Self { class_mask, class } = self;
+        let slot = scale(draw, capacity) & !(class_mask * LINE_SLOTS) | (class * LINE_SLOTS);
+        // The last lines may be too few for all classes.
+        slot.min(capacity - 1)
     }
 }
 
@@ -97,16 +114,20 @@ mod tests {
     #[test]
     fn the_shares_of_all_threads_cover_all_lines_once() {
         for lines in [16, 17, 126, 1000] {
-            let presence = Presence::new();
-            for lane in 0..4 {
-                presence.share(lane, 1, lines);
-            }
-            let shares: Vec<Share> = (0..4).map(|lane| presence.share(lane, 1, lines)).collect();
-            let classes = 1 << shares[0].classes_log2;
+            let presence = Presence::new(lines);
+            let share = |lane| presence.share(1u64 << lane, 1);
+            (0..4).map(share).for_each(|_| ());
+            let shares: Vec<Share> = (0..4).map(share).collect();
+            let capacity = lines * LINE_SLOTS - 1;
+            let classes = shares[0].class_mask as usize + 1;
+            assert_eq!(classes, if lines < 32 { 2 } else { 4 });
             let mut owners = vec![None; lines as usize];
             for share in shares.iter().take(classes) {
-                for draw in (0..u32::MAX).step_by(1 << 18) {
-                    let slot = share.slot(draw, lines * LINE_SLOTS, lines);
+                for draw in (0..u32::MAX).step_by(1 << 16) {
+                    let slot = share.slot(draw, capacity);
+                    if slot == capacity - 1 {
+                        continue;
+                    }
                     let owner = &mut owners[(slot / LINE_SLOTS) as usize];
                     assert!(owner.is_none_or(|class| class == share.class));
                     *owner = Some(share.class);
@@ -117,11 +138,22 @@ mod tests {
     }
 
     #[test]
+    fn few_lines_are_everybodys() {
+        let presence = Presence::new(15);
+        let slots = |me| [0, 1 << 31, u32::MAX].map(|draw| presence.share(me, 1).slot(draw, 7_680));
+        assert_eq!(slots(1), [0, 3_840, 7_679]);
+        assert_eq!(slots(2), slots(1));
+    }
+
+    #[test]
     fn a_lone_thread_chooses_from_all() {
-        let presence = Presence::new();
-        presence.share(3, 1, 100);
-        let share = presence.share(3, 1, 100);
-        assert_eq!(share.slot(0, 51_200, 100), 0);
-        assert_eq!(share.slot(u32::MAX, 51_200, 100), 51_199);
+        let presence = Presence::new(100);
+        let me = 1 << 3;
+        assert!(!presence.is_lone(me, 1));
+        presence.share(me, 1);
+        assert!(presence.is_lone(me, 1));
+        let share = presence.share(me, 1);
+        assert_eq!(share.slot(0, 51_200), 0);
+        assert_eq!(share.slot(u32::MAX, 51_200), 51_199);
     }
 }

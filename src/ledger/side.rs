@@ -189,6 +189,20 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
     }
 
+    #[inline]
+    pub(super) fn try_acquire(
+        &self,
+        to: &Destination,
+        clock: &impl Clock,
+        random: &mut impl Random,
+    ) -> Option<Claim> {
+        let key = K::of(to);
+        let hash = key.hash(&self.hasher);
+        self.fetch(hash);
+        self.acquire_once(to, key, hash, None, clock, random).ok()
+    }
+
+    #[inline]
     fn acquire_once(
         &self,
         to: &Destination,
@@ -265,12 +279,16 @@ impl<K: Key, const N: usize> Side<K, N> {
     ) -> Result<Claim, Full> {
         let won = match window {
             None => {
-                let won = field.get().acquire(clock, random);
+                let (draw, me) = (random.next_u32(), random.me());
+                let won = field.get().acquire_at_once(draw, me, |unused| {
+                    let draw = unused.unwrap_or_else(|| random.next_u32());
+                    field.get().acquire(draw, clock, random)
+                });
                 won.ok_or_else(|| field.get().full_house())?
             }
             Some(window) => field.get().acquire_within(window, clock, random)?,
         };
-        Ok(Claim::new(won, Some(field)))
+        Ok(Claim { won, field: Some(field) })
     }
 
     /// The way of an acquire through a pin that cannot have just any slot.
@@ -337,7 +355,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             let field = inner.fields[index as usize].field;
             field.get().wake(clock, usize::MAX);
             let won = field.get().acquire_exactly(slot)?;
-            return Some(Claim::new(won, Some(field)));
+            return Some(Claim { won, field: Some(field) });
         }
         if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, barred, slot) {
             return None;
@@ -376,7 +394,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let width = window.end - window.start;
         let mut pick = window.start;
         for _ in 0..PICKS {
-            pick = window.start + scale((random.next_u64() >> 32) as u32, width);
+            pick = window.start + scale(random.next_u32(), width);
             if width > 0 && !self.exclusions.blocks(pick) && usable(pick) {
                 return Some(pick);
             }

@@ -1,6 +1,10 @@
 //! Promises of the whole ledger: never twice, exact, counts that add up, rests that end on
 //! time, stale ids that change nothing, spread.
 
+mod crowd;
+mod spread;
+mod threads;
+
 use super::*;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -10,7 +14,7 @@ use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
 /// SplitMix64: repeatable, and good enough to test with.
 pub(super) struct TestRandom(pub(super) u64, pub(super) u32);
 
-impl Random for TestRandom {
+impl TestRandom {
     fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -18,9 +22,15 @@ impl Random for TestRandom {
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
     }
+}
 
-    fn lane(&self) -> u32 {
-        self.1
+impl Random for TestRandom {
+    fn next_u32(&mut self) -> u32 {
+        (self.next_u64() >> 32) as u32
+    }
+
+    fn me(&self) -> u64 {
+        1 << (self.1 % 64)
     }
 }
 
@@ -52,6 +62,23 @@ fn tcp(address: &str) -> Destination {
 
 fn ledger(sources: &[Source]) -> Ledger {
     Ledger::new(sources, Names::None, [1, 2]).unwrap()
+}
+
+/// A claim through a pin, won as a handle would, as one that is given back without it.
+fn acquire_pinned(
+    ledger: &Ledger,
+    pin: &Pin,
+    from: From,
+    clock: &impl Clock,
+    random: &mut TestRandom,
+) -> Result<Claim, Error> {
+    if from == From::AnySource {
+        let at_once = ledger.acquire_at_once(pin, random.next_u32(), random.me(), |_| None);
+        if let Some(claim) = at_once {
+            return Ok(pin.claim(claim));
+        }
+    }
+    ledger.acquire_pinned(pin, from, clock, random).map(|claim| pin.claim(claim))
 }
 
 fn fill(ledger: &Ledger, to: &Destination, n: usize, random: &mut TestRandom) -> Vec<Claim> {
@@ -188,7 +215,7 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
                 let census = model.census(family, to, window.clone(), barred[to]);
                 let pin = pins.iter().find(|(pinned, _)| *pinned == to);
                 let won = match pin {
-                    Some((_, pin)) => ledger.acquire_pinned(pin, from, &clock, random),
+                    Some((_, pin)) => acquire_pinned(&ledger, pin, from, &clock, random),
                     None => ledger.acquire(destination, from, &clock, random),
                 };
                 match won {
@@ -278,7 +305,7 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
             Action::Pin { to } if pins.len() < 3 => {
                 pins.push((to, ledger.pin(&destinations[to]).unwrap()));
             }
-            Action::Unpin if !pins.is_empty() => ledger.unpin(pins.remove(0).1),
+            Action::Unpin if !pins.is_empty() => ledger.unpin(&pins.remove(0).1),
             Action::Tidy => (0..1024).for_each(|_| ledger.tidy(&clock, random)),
             _ => {}
         }
@@ -305,7 +332,7 @@ fn agrees_with_the_model(actions: Vec<Action>, seed: u64) {
     for (to, claim) in held {
         ledger.release(&destinations[to], claim, Then::Free);
     }
-    pins.into_iter().for_each(|(_, pin)| ledger.unpin(pin));
+    pins.into_iter().for_each(|(_, pin)| ledger.unpin(&pin));
     clock.0.set(clock.0.get() + 100);
     for _ in 0..40_000 {
         ledger.tidy(&clock, random);
@@ -369,6 +396,22 @@ fn a_destination_without_a_source_of_its_family_is_an_error_of_its_own() {
 }
 
 #[test]
+fn a_verdict_does_not_outlive_its_field() {
+    let ledger = ledger(&[source("10.0.0.1", 1, 1_000)]);
+    let (to, clock, random) = (tcp("192.0.2.1:80"), TestClock::default(), &mut TestRandom(1, 0));
+    let pin = ledger.pin(&to).unwrap();
+    ledger.exclude(Family::V4, Slot(0), 1_000, Why::NotOurs);
+    assert!(acquire_pinned(&ledger, &pin, From::AnySource, &clock, random).is_err());
+    ledger.unpin(&pin);
+    (0..20_000).for_each(|_| ledger.tidy(&clock, random));
+    ledger.include(Family::V4, Slot(0), 1_000, Why::NotOurs);
+    let pin = ledger.pin(&to).unwrap();
+    let claim = acquire_pinned(&ledger, &pin, From::AnySource, &clock, random);
+    ledger.release(&to, claim.expect("all are free"), Then::Free);
+    ledger.unpin(&pin);
+}
+
+#[test]
 fn a_rest_ends_at_its_moment_and_not_before() {
     for pinned in [false, true] {
         let ledger = ledger(&[source("10.0.0.1", 5, 5)]);
@@ -387,164 +430,8 @@ fn a_rest_ends_at_its_moment_and_not_before() {
         clock.0.set(1_000);
         let claim = ledger.acquire(&to, From::AnySource, &clock, random).unwrap();
         ledger.release(&to, claim, Then::Free);
-        pin.into_iter().for_each(|pin| ledger.unpin(pin));
+        pin.into_iter().for_each(|pin| ledger.unpin(&pin));
     }
 }
 
 // ---- threads ----------------------------------------------------------------------------
-
-/// Two million actions on eight threads: each lease is marked by its holder in a table of its
-/// own, which tells at once when two hold one; afterwards nothing is lost.
-#[test]
-fn eight_threads_never_hold_one_four_tuple_twice_and_lose_none() {
-    const THREADS: u32 = 8;
-    const ACTIONS: u32 = 250_000;
-    let sources = [source("10.0.0.1", 60_000, 65_535), source("10.0.0.2", 1, 70)];
-    let ledger = ledger(&sources);
-    let capacity = ledger.capacity(Family::V4) as usize;
-    // A busy one, a scarce one through pins, small ones, and one that comes and goes.
-    let destinations: Vec<Destination> = (0..6).map(|i| tcp(&format!("192.0.2.{i}:443"))).collect();
-    let owners: Vec<Vec<StdAtomicU64>> = destinations
-        .iter()
-        .map(|_| (0..capacity).map(|_| StdAtomicU64::new(0)).collect())
-        .collect();
-    let clock = SharedClock(StdAtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let mut handles = Vec::new();
-        for thread in 1..=THREADS {
-            let (ledger, destinations, owners, clock) = (&ledger, &destinations, &owners, &clock);
-            handles.push(scope.spawn(move || {
-                let random = &mut TestRandom(thread.into(), thread);
-                let mut held: Vec<(usize, Claim)> = Vec::new();
-                for action in 0..ACTIONS {
-                    let draw = random.next_u64();
-                    let to = (draw % 16).min(5) as usize;
-                    let want = if to == 5 { 700 } else { 40 };
-                    let release = held.len() > want || draw >> 32 & 7 < 3;
-                    if release && !held.is_empty() {
-                        let nth = (draw >> 36) as usize % held.len();
-                        let (to, claim) = held.swap_remove(nth);
-                        let owner = &owners[to][claim.slot().0 as usize];
-                        assert_eq!(owner.swap(0, StdOrdering::Relaxed), thread.into());
-                        let now = clock.now_ms();
-                        let then =
-                            if draw >> 60 == 0 { Then::RestUntilMs(now + 3) } else { Then::Free };
-                        ledger.release(&destinations[to], claim, then);
-                    } else {
-                        let from = if draw >> 58 == 0 { From::Source(1) } else { From::AnySource };
-                        match ledger.acquire(&destinations[to], from, clock, random) {
-                            Ok(claim) => {
-                                let owner = &owners[to][claim.slot().0 as usize];
-                                let before = owner.swap(thread.into(), StdOrdering::Relaxed);
-                                assert_eq!(before, 0, "held by {before} and {thread}");
-                                held.push((to, claim));
-                            }
-                            Err(Error::Exhausted(_)) => {}
-                            Err(other) => panic!("{other}"),
-                        }
-                    }
-                    match draw >> 50 & 0x3ff {
-                        0 => {
-                            clock.0.fetch_add(1, StdOrdering::Relaxed);
-                        }
-                        1 => ledger.tidy(clock, random),
-                        2 => {
-                            let pin = ledger.pin(&destinations[to]).unwrap();
-                            if let Ok(claim) =
-                                ledger.acquire_pinned(&pin, From::AnySource, clock, random)
-                            {
-                                let owner = &owners[to][claim.slot().0 as usize];
-                                assert_eq!(owner.swap(thread.into(), StdOrdering::Relaxed), 0);
-                                held.push((to, claim));
-                            }
-                            ledger.unpin(pin);
-                        }
-                        3 if action % 4 == 0 => {
-                            let first = draw as u32 % 5_000;
-                            ledger.exclude(Family::V4, Slot(first), 9, Why::Listener);
-                            ledger.include(Family::V4, Slot(first), 9, Why::Listener);
-                        }
-                        _ => {}
-                    }
-                }
-                for (to, claim) in held {
-                    owners[to][claim.slot().0 as usize].store(0, StdOrdering::Relaxed);
-                    ledger.release(&destinations[to], claim, Then::Free);
-                }
-            }));
-        }
-        // Joined one by one: a race detector does not see the scope's own join.
-        handles.into_iter().for_each(|handle| handle.join().unwrap());
-    });
-    clock.0.fetch_add(1_000, StdOrdering::Relaxed);
-    for to in &destinations {
-        let census = ledger.census_of(to, &clock);
-        let free = Census { capacity: capacity as u64, free: capacity as u64, ..Census::default() };
-        assert_eq!(census, free, "{to}");
-    }
-}
-
-// ---- spread -----------------------------------------------------------------------------
-
-/// Pearson's statistic per degree of freedom for counts that should be even.
-fn chi_square(counts: &[u32]) -> f64 {
-    let mean = counts.iter().sum::<u32>() as f64 / counts.len() as f64;
-    let sum: f64 = counts.iter().map(|&n| (f64::from(n) - mean).powi(2) / mean).sum();
-    sum / (counts.len() - 1) as f64
-}
-
-/// Fills `percent` of one source's whole range, then counts `draws` picks among the free.
-fn picks(percent: usize, draws: usize) -> Vec<u32> {
-    let ledger = ledger(&[source("10.0.0.1", 1024, 65_535)]);
-    let to = tcp("192.0.2.1:80");
-    let (clock, random) = (TestClock::default(), &mut TestRandom(42, 0));
-    let pin = ledger.pin(&to).unwrap();
-    // The claims are kept to the end of the function, so that the ports stay taken.
-    let taken = fill(&ledger, &to, 64_512 * percent / 100, random);
-    let mut counts = vec![0u32; 64_512];
-    for _ in 0..draws {
-        let claim = ledger.acquire_pinned(&pin, From::AnySource, &clock, random).unwrap();
-        counts[claim.slot().0 as usize] += 1;
-        ledger.release(&to, claim, Then::Free);
-    }
-    for claim in &taken {
-        assert_eq!(counts[claim.slot().0 as usize], 0);
-    }
-    let taken: HashSet<u32> = taken.iter().map(|claim| claim.slot().0).collect();
-    ledger.unpin(pin);
-    (0..64_512).filter(|slot| !taken.contains(slot)).map(|slot| counts[slot as usize]).collect()
-}
-
-#[test]
-fn starts_are_even_over_an_empty_and_a_half_full_range() {
-    for percent in [0, 50] {
-        let counts = picks(percent, 64_512 * (100 - percent) / 100 * 20);
-        let freedom = (counts.len() - 1) as f64;
-        let (chi, spread) = (chi_square(&counts), (2.0 / freedom).sqrt());
-        // Five standard deviations of the statistic.
-        assert!((chi - 1.0).abs() < 5.0 * spread, "{percent} %: {chi} +- {spread}");
-    }
-}
-
-#[test]
-fn no_free_port_is_favoured_much_when_hardly_any_is_left() {
-    let counts = picks(99, 645 * 400);
-    let most = *counts.iter().max().unwrap();
-
-    assert!(most < 400 * 4, "the favourite is picked {} times its share", most as f64 / 400.0);
-}
-
-#[test]
-fn no_port_gathers_all_destinations() {
-    let ledger = ledger(&[source("10.0.0.1", 1024, 65_535)]);
-    let random = &mut TestRandom(7, 0);
-    let mut destinations_on = vec![0u32; 64_512];
-    for i in 0..10_000u32 {
-        let to = tcp(&format!("192.{}.{}.1:443", i >> 8, i & 255));
-        for claim in fill(&ledger, &to, 10, random) {
-            destinations_on[claim.slot().0 as usize] += 1;
-        }
-    }
-    let most = *destinations_on.iter().max().unwrap();
-    assert!(most <= 12, "mean 1.55, most {most}");
-}

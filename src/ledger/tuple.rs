@@ -58,45 +58,103 @@ impl fmt::Display for Family {
 /// link-local IPv6 addresses (RFC 4007).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Destination {
-    // A third smaller than a `SocketAddr` and a protocol: every lease carries one.
-    /// Of IPv4 the last four, after zeros.
-    octets: [u8; 16],
-    scope: u32,
-    port: u16,
-    protocol: Protocol,
-    family: Family,
+    // Whole words: every lease carries them, and a processor forwards what it has just written only
+    // to a load of the same size.
+    /// The address in two halves; an IPv4 one is all low.
+    high: u64,
+    low: u64,
+    /// From the top: scope (32 bits), port (16), protocol (8), family (8).
+    rest: u64,
 }
+
+const PORT_SHIFT: u32 = 16;
+const PROTOCOL_SHIFT: u32 = 8;
+const FAMILY_MASK: u64 = 0xff;
 
 impl Destination {
     /// The destination at `address`, in canonical form.
+    #[inline]
     pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
-        let address = canonical(address);
-        let (octets, family) = match address.ip() {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()).to_be_bytes(), Family::V4),
-            IpAddr::V6(v6) => (v6.octets(), Family::V6),
-        };
-        Self { octets, scope: scope_of(address), port: address.port(), protocol, family }
+        match address {
+            SocketAddr::V4(v4) => Self::of_v4(protocol, v4),
+            SocketAddr::V6(_) => Self::of_v6(protocol, canonical(address)),
+        }
+    }
+
+    #[inline]
+    fn of_v4(protocol: Protocol, address: SocketAddrV4) -> Self {
+        Self {
+            high: 0,
+            low: address.ip().to_bits().into(),
+            rest: rest(0, address.port(), protocol, Family::V4),
+        }
+    }
+
+    fn of_v6(protocol: Protocol, address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(v4) => Self::of_v4(protocol, v4),
+            SocketAddr::V6(v6) => {
+                let bits = v6.ip().to_bits();
+                let rest = rest(v6.scope_id(), v6.port(), protocol, Family::V6);
+                Self { high: (bits >> 64) as u64, low: bits as u64, rest }
+            }
+        }
     }
 
     /// The protocol.
+    #[inline]
     pub fn protocol(&self) -> Protocol {
-        self.protocol
+        let number = (self.rest >> PROTOCOL_SHIFT) as u8;
+        if number == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp }
     }
 
     /// Address and port, in canonical form.
     pub fn address(&self) -> SocketAddr {
-        let bits = u128::from_be_bytes(self.octets);
-        let address = match self.family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
-            Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        let address = match self.family() {
+            Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(self.low as u32)),
+            Family::V6 => {
+                IpAddr::V6(Ipv6Addr::from_bits(u128::from(self.high) << 64 | u128::from(self.low)))
+            }
         };
-        socket_address(address, self.port, self.scope)
+        socket_address(address, self.port(), (self.rest >> 32) as u32)
     }
 
     /// The family that a source must have.
+    #[inline]
     pub fn family(&self) -> Family {
-        self.family
+        if self.rest & FAMILY_MASK == Family::V4 as u64 { Family::V4 } else { Family::V6 }
     }
+
+    #[inline]
+    fn port(&self) -> u16 {
+        (self.rest >> PORT_SHIFT) as u16
+    }
+
+    /// Whether it names a host and a port.
+    #[inline]
+    pub(crate) fn is_definite(&self) -> bool {
+        self.high | self.low != 0 && self.port() != 0
+    }
+
+    /// The address in two halves, and a word that with them is the destination: scope, port and
+    /// protocol, above a byte that is zero.
+    #[inline]
+    pub(super) fn words(&self) -> ([u64; 2], u64) {
+        ([self.high, self.low], self.rest & !FAMILY_MASK)
+    }
+
+    /// From [`Destination::words`].
+    pub(super) fn from_words([high, low]: [u64; 2], rest: u64, family: Family) -> Self {
+        Self { high, low, rest: rest | family as u64 }
+    }
+}
+
+#[inline]
+fn rest(scope: u32, port: u16, protocol: Protocol, family: Family) -> u64 {
+    u64::from(scope) << 32
+        | u64::from(port) << PORT_SHIFT
+        | (protocol as u64) << PROTOCOL_SHIFT
+        | family as u64
 }
 
 impl fmt::Debug for Destination {
@@ -107,7 +165,7 @@ impl fmt::Debug for Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.address())
+        write!(f, "{} {}", self.protocol(), self.address())
     }
 }
 

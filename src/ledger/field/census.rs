@@ -33,6 +33,7 @@ impl Field {
 
     /// Free slots and the other counts. The caller keeps the body alive.
     pub(in crate::ledger) fn census(&self) -> (u32, Full) {
+        self.disperse_if_crowded();
         let mut free = 0;
         let mut blocked = 0;
         for (i, word) in self.body().lines.iter().flat_map(|line| &line.0).enumerate() {
@@ -50,6 +51,7 @@ impl Field {
 
     /// As [`Field::census`], of `window` alone.
     pub(in crate::ledger) fn census_within(&self, window: Range<u32>) -> (u32, Full) {
+        self.disperse_if_crowded();
         let (resting, next_due_ms) = self.rest.lock().count_where(|slot| window.contains(&slot));
         let bits = self.excluded_bits.lock();
         let is_set = |slot: u32| {
@@ -69,6 +71,7 @@ impl Field {
 
     /// How many slots of `window` are leased or rest. The caller keeps the body alive.
     pub(in crate::ledger) fn used_within(&self, window: Range<u32>) -> u32 {
+        self.disperse_if_crowded();
         let bits = self.excluded_bits.lock();
         let (mut used, mut slot) = (0, window.start);
         while slot < window.end {

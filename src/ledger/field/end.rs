@@ -2,9 +2,24 @@
 
 use super::{Excluded, Field, LINE_SLOTS, NEVER, Won};
 use crate::ledger::Clock;
+use crate::ledger::verdict::Signs;
 use crate::sync::{Ordering, model_fence};
 
 impl Field {
+    /// Ends a lease that the caller owns, where it is enough to clear its bit. `false`: it is not,
+    /// and nothing is done.
+    #[inline]
+    pub(in crate::ledger) fn try_release(&self, held: Won) -> bool {
+        if self.exclusions.blocks(held.slot) {
+            return false;
+        }
+        if let Some(word) = self.body().slots.get(held.slot as usize) {
+            word.end_owned(held.stamp);
+        }
+        self.open(held.slot);
+        true
+    }
+
     /// Ends a lease that the caller owns. `Err`: the slot has been excluded; nothing is done, and
     /// [`Field::end_excluded`] is the way.
     #[inline]
@@ -56,19 +71,44 @@ impl Field {
         named.stamp.is_leased() && word.is_some_and(|word| word.look() == named.stamp)
     }
 
-    /// Clears the bit of a slot that is ours and idle. The body may be gone right after.
+    /// Frees a slot that is ours and idle. The body may be gone right after.
     #[inline]
     pub(in crate::ledger) fn open(&self, slot: u32) {
-        let line = slot / LINE_SLOTS;
+        match self.verdict.signs().are_crowded() {
+            true => self.open_in_crowd(slot),
+            false => self.clear(slot),
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn open_in_crowd(&self, slot: u32) {
+        if !self.join_crowd(slot) {
+            self.clear(slot);
+        }
+    }
+
+    /// Clears the bit of a slot that is ours and idle. The body may be gone right after.
+    #[inline]
+    pub(super) fn clear(&self, slot: u32) {
         // SeqCst: Release publishes the slot's word to the next claimer; the total order with
-        // the two looks that follow is what makes full lines and exhaustion exact.
+        // the look that follows is what makes full lines and exhaustion exact.
         self.body().word(slot).fetch_and(!(1 << (slot % 64)), Ordering::SeqCst);
         model_fence();
-        if self.is_marked(line) {
-            // SeqCst: as above.
-            self.full[line as usize / 64].fetch_and(!(1 << (line % 64)), Ordering::SeqCst);
+        let signs = self.verdict.signs();
+        if !signs.are_quiet() {
+            self.tell_of(slot, signs);
         }
-        self.verdict.refute();
+    }
+
+    /// Tells searches and proofs that `slot` has become free.
+    #[cold]
+    #[inline(never)]
+    fn tell_of(&self, slot: u32, signs: Signs) {
+        let line = slot / LINE_SLOTS;
+        if signs.are_marked() && self.is_marked(line) {
+            self.unmark(line);
+        }
+        self.verdict.refute(signs);
     }
 
     /// Makes a slot whose bit is ours free, or excluded if it must be. The caller keeps the body
@@ -142,8 +182,14 @@ impl Field {
     /// exclusion has begun. It may have ended again: all who change a slot look under the lock.
     pub(in crate::ledger) fn exclude(&self, slot: u32) {
         let mut bits = self.excluded_bits.lock();
-        if self.exclusions.blocks(slot) && self.body().claim(slot) {
-            self.set_excluded(&mut bits, slot);
+        while self.exclusions.blocks(slot) {
+            let still = self.settle();
+            if self.body().claim(slot) {
+                return self.set_excluded(&mut bits, slot);
+            }
+            if self.verdict.signs().are_of_one_crowd(still) {
+                return;
+            }
         }
     }
 
@@ -175,9 +221,11 @@ impl Field {
     /// Whether nothing needs the body. Under the table's lock.
     pub(in crate::ledger) fn is_idle(&self) -> bool {
         // Acquire: pairs with `unpin`.
-        self.pins.load(Ordering::Acquire) == 0
-            && self.resting.load(Ordering::Relaxed) == 0
-            && self.body().ones() == self.tail() + self.excluded.load(Ordering::Relaxed)
+        if self.pins.load(Ordering::Acquire) != 0 || self.resting.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.disperse_if_crowded();
+        self.body().ones() == self.tail() + self.excluded.load(Ordering::Relaxed)
     }
 
     /// Frees the body of an idle field. Under the table's lock, with [`Field::is_idle`] seen.

@@ -84,7 +84,7 @@ mod tests {
             }
         };
         scopes.sort_unstable();
-        pin.into_iter().for_each(|pin| ledger.unpin(pin));
+        pin.into_iter().for_each(|pin| ledger.unpin(&pin));
         match last {
             Error::NoSource { destination } if destination == to => None,
             Error::Exhausted(_) => Some(scopes),

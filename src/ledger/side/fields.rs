@@ -13,7 +13,19 @@ use std::sync::Arc;
 impl<K: Key, const N: usize> Side<K, N> {
     /// Brings back what is due at the small destinations of one shard; returns how many.
     /// `hash` is of any destination of the shard.
+    #[inline]
     pub(super) fn wake(
+        &self,
+        inner: &mut Inner<K, N>,
+        hash: u64,
+        clock: &impl Clock,
+        batch: usize,
+    ) -> usize {
+        if inner.rest.is_empty() { 0 } else { self.wake_due(inner, hash, clock, batch) }
+    }
+
+    #[inline(never)]
+    fn wake_due(
         &self,
         inner: &mut Inner<K, N>,
         hash: u64,
