@@ -73,7 +73,7 @@ impl Inner {
     /// As [`Ledger::try_acquire_pinned`]; `None` also where this may be a child of fork.
     ///
     /// A function of its own that calls others only as its last act, so that what nearly every
-    /// acquire does needs no register saved.
+    /// acquire does has hardly a register to save.
     #[inline(never)]
     pub(super) fn try_acquire(&self, pin: &Pin) -> Option<PinnedClaim> {
         if !self.process.surely_not_forked() {

@@ -148,9 +148,12 @@ impl Seed {
     ) -> R {
         STORES.with(|stores| {
             let store = &stores[self.pool as usize % STREAMS_MAX];
+            if store.pool.get() != self.pool {
+                return otherwise();
+            }
             match Stream(store).draw() {
-                Some(number) if store.pool.get() == self.pool => draw(number, store.me.get()),
-                _ => otherwise(),
+                Some(number) => draw(number, store.me.get()),
+                None => otherwise(),
             }
         })
     }

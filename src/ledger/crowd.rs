@@ -7,6 +7,7 @@ const CELLS: usize = if cfg!(loom) { 2 } else { 16 };
 /// Free slots from which on a field is crowded. Far enough from [`CELLS`] that a field does not
 /// become crowded and cease to be at each turn.
 pub(super) const CROWD: u32 = if cfg!(loom) { 1 } else { 8 };
+
 /// Slots that nobody has, and whose bits are set all the same, so that an acquire takes them from
 /// here and nowhere else. One atomic instruction puts a slot in, one takes it out.
 #[repr(align(64))]

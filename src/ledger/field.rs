@@ -7,11 +7,15 @@
 //! "Exhausted" is a verdict with an epoch, reached by reading everything while no release moves
 //! the epoch, so it is exact without any counter.
 
+mod body;
 mod census;
 mod end;
 mod marks;
 #[cfg(all(test, loom))]
 mod models;
+
+pub(super) use body::LINE_SLOTS;
+use body::{Body, Line, WORDS, nth_one};
 
 use super::crowd::Crowd;
 use super::exclusions::Exclusions;
@@ -19,17 +23,13 @@ use super::rest::RestQueue;
 use super::share::{Presence, Share, scale};
 use super::side::barred::Barred;
 use super::stamp::{SlotWord, Stamp};
-use super::verdict::{Proof, Verdict};
+use super::verdict::Verdict;
 use super::{Clock, Names, PinnedClaim, Random};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Words to a line: a cache line. A model must be small.
-const WORDS: usize = if cfg!(loom) { 1 } else { 8 };
-/// Slots to a line.
-pub(super) const LINE_SLOTS: u32 = WORDS as u32 * 64;
 /// Random slots that an acquire looks at first: one of them is free with probability
 /// 1 - occupancy^4, and the choice among all free slots is then even.
 const LOOKS: usize = 4;
@@ -46,18 +46,6 @@ const RACES_MAX: usize = 4;
 const CROWD_LINES_MIN: u32 = if cfg!(loom) { 2 } else { 8 };
 /// No slot rests.
 const NEVER: u64 = u64::MAX;
-
-#[repr(align(64))]
-#[derive(Debug)]
-struct Line([AtomicU64; WORDS]);
-
-/// The part that goes when the destination is idle.
-#[derive(Debug, Default)]
-struct Body {
-    lines: Box<[Line]>,
-    /// One a slot where leases have names, else none.
-    slots: Box<[SlotWord]>,
-}
 
 /// A slot that has just been leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +218,7 @@ impl Field {
             return otherwise(Some(draw));
         }
         match self.presence.is_lone(me, draw) {
-            true => self.acquire_in_share(draw, Share::ALL, otherwise),
+            true => self.acquire_in_share(draw, None, otherwise),
             false => self.acquire_beside_others(draw, me, otherwise),
         }
     }
@@ -242,14 +230,15 @@ impl Field {
         me: u64,
         otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
     ) -> Option<PinnedClaim> {
-        self.acquire_in_share(draw, self.presence.share(me, draw), otherwise)
+        self.acquire_in_share(draw, Some(self.presence.share(me, draw)), otherwise)
     }
 
+    /// `share`: none for a lone thread, which has everything.
     #[inline(always)]
     fn acquire_in_share(
         &self,
         draw: u32,
-        share: Share,
+        share: Option<Share>,
         otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
     ) -> Option<PinnedClaim> {
         let slot = self.body().first_free(self.looks(draw, share));
@@ -257,8 +246,7 @@ impl Field {
             return otherwise(None);
         }
         if self.exclusions.blocks(slot) {
-            self.give_back(slot);
-            return otherwise(None);
+            return self.refuse_and(slot, otherwise);
         }
         Some(self.begin_unblocked(slot))
     }
@@ -283,22 +271,22 @@ impl Field {
                 return Some(claim);
             }
         }
-        let share = self.presence.share(random.me(), draw);
-        let slot = self.body().first_free(self.looks(draw, share));
-        let claim = if self.body().is_free(slot) { self.claim(slot) } else { None };
-        match claim {
-            None => self.search(share, clock, random),
-            won => won,
-        }
+        let share = Some(self.presence.share(random.me(), draw));
+        self.acquire_in_share(draw, share, |_| self.search(share, clock, random))
     }
 
     /// The slots that an acquire looks at first: one is drawn, the others are stirred from it, for
     /// what it sees of the same draw it must not see in the same place.
     #[inline]
-    fn looks(&self, draw: u32, share: Share) -> [u32; LOOKS] {
+    fn looks(&self, draw: u32, share: Option<Share>) -> [u32; LOOKS] {
         let stirred = u64::from(draw).wrapping_mul(STIR);
         let [high, low] = [(stirred >> 32) as u32, stirred as u32];
-        [draw, high, low, high ^ low.rotate_left(16)].map(|draw| share.slot(draw, self.capacity))
+        let draws = [draw, high, low, high ^ low.rotate_left(16)];
+        let slots = draws.map(|draw| scale(draw, self.capacity));
+        match share {
+            None => slots,
+            Some(share) => slots.map(|slot| share.instead_of(slot, self.capacity)),
+        }
     }
 
     /// Leases one of the slots in the cells.
@@ -322,7 +310,7 @@ impl Field {
     #[inline(always)]
     fn begin(&self, slot: u32) -> Option<PinnedClaim> {
         if self.exclusions.blocks(slot) {
-            return self.refuse(slot);
+            return self.refuse_and(slot, |_| None);
         }
         Some(self.begin_unblocked(slot))
     }
@@ -334,12 +322,16 @@ impl Field {
         PinnedClaim::new(Won { slot, stamp })
     }
 
-    /// Gives back what turned out to be excluded.
+    /// Gives back what turned out to be excluded, and goes on.
     #[cold]
     #[inline(never)]
-    fn refuse(&self, slot: u32) -> Option<PinnedClaim> {
+    fn refuse_and(
+        &self,
+        slot: u32,
+        otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
+    ) -> Option<PinnedClaim> {
         self.give_back(slot);
-        None
+        otherwise(None)
     }
 
     /// The way of an acquire whose random looks met no free slot.
@@ -347,7 +339,7 @@ impl Field {
     #[inline(never)]
     fn search(
         &self,
-        share: Share,
+        share: Option<Share>,
         clock: &impl Clock,
         random: &mut impl Random,
     ) -> Option<PinnedClaim> {
@@ -406,20 +398,6 @@ impl Field {
                 return None;
             }
         }
-    }
-
-    /// Begins a proof while no free slot is on its way from a line to a cell or back: whoever
-    /// moves one later changes the verdict's word first.
-    fn begin_proof(&self) -> Proof {
-        let _still = self.moving.lock();
-        self.verdict.begin()
-    }
-
-    /// As [`Field::begin_proof`], and every free slot is in its line.
-    fn begin_proof_by_number(&self) -> Proof {
-        let moving = self.moving.lock();
-        self.disperse(&moving);
-        self.verdict.begin()
     }
 
     /// Leases a free slot of `line`.
@@ -508,85 +486,4 @@ impl Field {
             }
         }
     }
-}
-
-impl Line {
-    fn is_full(&self) -> bool {
-        // SeqCst: see `Field::mark_if_full`.
-        self.0.iter().all(|word| word.load(Ordering::SeqCst) == u64::MAX)
-    }
-}
-
-impl Body {
-    #[inline]
-    fn word(&self, slot: u32) -> &AtomicU64 {
-        debug_assert!(slot / LINE_SLOTS < self.lines.len() as u32);
-        #[cfg(loom)]
-        return &self.lines[(slot / LINE_SLOTS) as usize].0[(slot / 64) as usize % WORDS];
-        // SAFETY: every slot that comes here is drawn below the number of lines, read off a
-        // line, or held by a claim; and a line is its words, without padding.
-        #[cfg(not(loom))]
-        unsafe {
-            &*self.lines.as_ptr().cast::<AtomicU64>().add(slot as usize / 64)
-        }
-    }
-
-    #[inline]
-    fn is_free(&self, slot: u32) -> bool {
-        // Relaxed: a look; the claim decides.
-        self.word(slot).load(Ordering::Relaxed) >> (slot % 64) & 1 == 0
-    }
-
-    /// The first of `looks` that is free, the last if none is. Without a branch, for which one it
-    /// is falls to chance.
-    #[inline]
-    fn first_free(&self, looks: [u32; LOOKS]) -> u32 {
-        let [a, b, c, d] = looks;
-        let slot = if self.is_free(c) { c } else { d };
-        let slot = if self.is_free(b) { b } else { slot };
-        if self.is_free(a) { a } else { slot }
-    }
-
-    /// One of the free slots in the words that `looks` lie in, each as likely as the others.
-    fn choose(&self, looks: &[u32; LOOKS], random: &mut impl Random) -> Option<u32> {
-        // Relaxed: as in `is_free`.
-        let free = looks.map(|slot| !self.word(slot).load(Ordering::Relaxed));
-        let mut before = [0; LOOKS];
-        let mut total = 0;
-        for (before, free) in before.iter_mut().zip(free) {
-            *before = total;
-            total += free.count_ones();
-        }
-        if total == 0 {
-            return None;
-        }
-        let pick = scale(random.next_u32(), total);
-        // The last word that does not begin after the pick, without a branch; one that is empty
-        // begins where the next does.
-        let word = before[1..].iter().map(|&before| usize::from(before <= pick)).sum::<usize>();
-        Some(looks[word] / 64 * 64 + nth_one(free[word], pick - before[word]))
-    }
-
-    /// Sets the bit of `slot`; `false` if somebody else had.
-    #[inline]
-    fn claim(&self, slot: u32) -> bool {
-        let bit = 1 << (slot % 64);
-        // AcqRel: Acquire pairs with the release that cleared the bit, so that the slot's word
-        // is the one that it left.
-        self.word(slot).fetch_or(bit, Ordering::AcqRel) & bit == 0
-    }
-
-    fn ones(&self) -> u32 {
-        let words = self.lines.iter().flat_map(|line| &line.0);
-        // Acquire: whatever a holder did with its slot comes before the field's end.
-        words.map(|word| word.load(Ordering::Acquire).count_ones()).sum()
-    }
-}
-
-/// The position of the `n`-th one, from 0; `bits` has more than `n`.
-fn nth_one(mut bits: u64, n: u32) -> u32 {
-    for _ in 0..n {
-        bits &= bits - 1;
-    }
-    bits.trailing_zeros()
 }

@@ -2,6 +2,7 @@
 //! source, no global; time and randomness come in as arguments.
 
 mod census;
+mod claim;
 mod crowd;
 mod destinations;
 mod exclusions;
@@ -24,20 +25,18 @@ mod tuple;
 mod verdict;
 
 pub use census::{Census, PoolCensus};
+pub(crate) use claim::{Claim, ClaimId, Pin, PinnedClaim};
 pub use destinations::Destinations;
 pub use sources::{PortRange, Source, Sources};
 pub use tuple::{Destination, Family, FourTuple, Protocol};
 pub(crate) use tuple::{canonical, is_link_local, scope_of, socket_address, unspecified};
 
 use crate::error::{Error, Exhausted};
-use field::Won;
 use key::{Key4, Key6};
 use layout::Layout;
 use prefetch::prefetch;
-use side::{FieldRef, Side};
-use stamp::Stamp;
+use side::Side;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU64;
 use std::ops::Range;
 
 /// Where the ledger's time comes from: milliseconds since any fixed moment, never backwards.
@@ -52,90 +51,6 @@ pub(crate) trait Random {
     fn next_u32(&mut self) -> u32;
     /// One bit of 64, which threads that run at the same time seldom share.
     fn me(&self) -> u64;
-}
-
-/// The right to one four-tuple. Given back with [`Ledger::release`], never copied.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Claim {
-    won: PinnedClaim,
-    /// `None`: the destination was small when the claim was made.
-    field: Option<FieldRef>,
-}
-
-/// The right to one four-tuple of a pinned destination. Given back with
-/// [`Ledger::release_pinned`], never copied.
-///
-/// Slot and stamp in one word, which a processor forwards whole to whoever moves the claim. Not
-/// zero, for a lease's stamp says so.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct PinnedClaim(NonZeroU64);
-
-impl Claim {
-    #[inline]
-    fn new(won: Won, field: Option<FieldRef>) -> Self {
-        Self { won: PinnedClaim::new(won), field }
-    }
-
-    #[inline]
-    fn won(&self) -> Won {
-        self.won.won()
-    }
-
-    /// The slot of the four-tuple's source.
-    #[inline]
-    pub(crate) fn slot(&self) -> Slot {
-        self.won.slot()
-    }
-
-    /// As [`PinnedClaim::into_generation`].
-    #[cfg(feature = "capi")]
-    #[inline]
-    pub(crate) fn into_generation(self) -> (Slot, u32) {
-        self.won.into_generation()
-    }
-}
-
-impl PinnedClaim {
-    #[inline]
-    fn new(Won { slot, stamp }: Won) -> Self {
-        Self(NonZeroU64::MIN | u64::from(slot) << 32 | u64::from(stamp.raw()))
-    }
-
-    #[inline]
-    fn won(&self) -> Won {
-        let packed = self.0.get();
-        Won { slot: (packed >> 32) as u32, stamp: Stamp::from_raw(packed as u32) }
-    }
-
-    /// The slot of the four-tuple's source.
-    #[inline]
-    pub(crate) fn slot(&self) -> Slot {
-        Slot(self.won().slot)
-    }
-
-    /// Turns a claim into its slot and generation, in which it lives on: a [`ClaimId`] for those
-    /// who know the destination. Only with [`Names::Kept`].
-    #[cfg(feature = "capi")]
-    #[inline]
-    pub(crate) fn into_generation(self) -> (Slot, u32) {
-        (self.slot(), self.0.get() as u32)
-    }
-}
-
-/// A claim as a plain value, for callers in other languages: may be stale, copied or made up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ClaimId {
-    pub(crate) destination_hash: u64,
-    pub(crate) slot: Slot,
-    pub(crate) stamp: u32,
-}
-
-impl ClaimId {
-    fn won(self) -> Won {
-        Won { slot: self.slot.0, stamp: Stamp::from_raw(self.stamp) }
-    }
 }
 
 /// A (source, port), numbered densely within its family.
@@ -208,26 +123,6 @@ pub(crate) enum From {
     AnySource,
     /// Index into the list of sources that the ledger was made from.
     Source(u32),
-}
-
-/// A destination whose state is kept in its fast form.
-#[must_use = "a pin is given back with `Ledger::unpin`"]
-#[derive(Debug)]
-pub(crate) struct Pin {
-    to: Destination,
-    field: FieldRef,
-}
-
-impl Pin {
-    pub(crate) fn destination(&self) -> &Destination {
-        &self.to
-    }
-
-    /// A claim through this pin, for those who do not know the pin.
-    #[inline]
-    pub(crate) fn claim(&self, claim: PinnedClaim) -> Claim {
-        Claim { won: claim, field: Some(self.field) }
-    }
 }
 
 /// The ledger: which four-tuple is leased or rests.
@@ -386,8 +281,8 @@ impl Ledger {
     }
 
     /// As [`Ledger::try_acquire_pinned`], by a few looks; `draw` is random, `me` as in [`Random`].
-    /// `None` also where a slot turned out to be excluded. Where it takes more than that it does
-    /// what `otherwise` does with the number, unless it is used up.
+    /// Where it takes more than that it does what `otherwise` does with the number, unless it is
+    /// used up.
     #[inline(always)]
     pub(crate) fn acquire_at_once(
         &self,

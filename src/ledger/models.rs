@@ -13,7 +13,7 @@ pub(super) mod loom {
     use ::loom::sync::Arc;
     use ::loom::thread;
 
-    struct Noon;
+    pub(in crate::ledger) struct Noon;
 
     impl Clock for Noon {
         fn now_ms(&self) -> u64 {
@@ -21,11 +21,11 @@ pub(super) mod loom {
         }
     }
 
-    /// Not random at all: a model must repeat. All four looks at up to 200 slots meet slot 0, and
-    /// nobody is forgotten.
-    pub(in crate::ledger) const ALL_AT_0: u32 = 407_187;
+    /// Not random at all: a model must repeat. The thread's number.
+    pub(in crate::ledger) struct Fixed(pub(in crate::ledger) u32);
 
-    struct Fixed(u32);
+    /// All four looks at up to 200 slots meet slot 0, and nobody is forgotten.
+    const ALL_AT_0: u32 = 407_187;
 
     impl Random for Fixed {
         fn next_u32(&mut self) -> u32 {
@@ -50,8 +50,15 @@ pub(super) mod loom {
     }
 
     fn check(model: impl Fn() + Sync + Send + 'static) {
+        check_with(3, model);
+    }
+
+    pub(in crate::ledger) fn check_with(
+        preemptions: usize,
+        model: impl Fn() + Sync + Send + 'static,
+    ) {
         let mut builder = Builder::new();
-        builder.preemption_bound = Some(3);
+        builder.preemption_bound = Some(preemptions);
         builder.max_branches = 20_000;
         builder.check(model);
     }

@@ -87,16 +87,14 @@ impl Presence {
 }
 
 impl Share {
-    /// Everything, for a lone thread.
-    pub(super) const ALL: Self = Self { class_mask: 0, class: 0 };
-
-    /// A slot of the share, each as likely as the others but for the last of all.
+    /// The slot of the share that stands for `slot`: even over all slots, they are even over those
+    /// of the share, but for the last of all.
     #[inline]
-    pub(super) fn slot(self, draw: u32, capacity: u32) -> u32 {
+    pub(super) fn instead_of(self, slot: u32, capacity: u32) -> u32 {
         let Self { class_mask, class } = self;
-        let slot = scale(draw, capacity) & !(class_mask * LINE_SLOTS) | (class * LINE_SLOTS);
+        let mine = slot & !(class_mask * LINE_SLOTS) | (class * LINE_SLOTS);
         // The last lines may be too few for all classes.
-        slot.min(capacity - 1)
+        mine.min(capacity - 1)
     }
 }
 
@@ -124,7 +122,7 @@ mod tests {
             let mut owners = vec![None; lines as usize];
             for share in shares.iter().take(classes) {
                 for draw in (0..u32::MAX).step_by(1 << 16) {
-                    let slot = share.slot(draw, capacity);
+                    let slot = share.instead_of(scale(draw, capacity), capacity);
                     if slot == capacity - 1 {
                         continue;
                     }
@@ -140,7 +138,8 @@ mod tests {
     #[test]
     fn few_lines_are_everybodys() {
         let presence = Presence::new(15);
-        let slots = |me| [0, 1 << 31, u32::MAX].map(|draw| presence.share(me, 1).slot(draw, 7_680));
+        let slots =
+            |me| [0, 3_840, 7_679].map(|slot| presence.share(me, 1).instead_of(slot, 7_680));
         assert_eq!(slots(1), [0, 3_840, 7_679]);
         assert_eq!(slots(2), slots(1));
     }
@@ -153,7 +152,7 @@ mod tests {
         presence.share(me, 1);
         assert!(presence.is_lone(me, 1));
         let share = presence.share(me, 1);
-        assert_eq!(share.slot(0, 51_200), 0);
-        assert_eq!(share.slot(u32::MAX, 51_200), 51_199);
+        assert_eq!(share.instead_of(0, 51_200), 0);
+        assert_eq!(share.instead_of(51_199, 51_200), 51_199);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{CROWD_LINES_MIN, Field, LINE_SLOTS};
 use crate::ledger::crowd::CROWD;
-use crate::ledger::verdict::Signs;
+use crate::ledger::verdict::{Proof, Signs};
 use crate::sync::{MutexGuard, Ordering, model_fence};
 
 impl Field {
@@ -177,5 +177,19 @@ impl Field {
         if self.verdict.tell_dispersed() {
             self.crowd.drain().for_each(|slot| self.clear(slot));
         }
+    }
+
+    /// Begins a proof while no free slot is on its way from a line to a cell or back: whoever
+    /// moves one later changes the verdict's word first.
+    pub(super) fn begin_proof(&self) -> Proof {
+        let _still = self.moving.lock();
+        self.verdict.begin()
+    }
+
+    /// As [`Field::begin_proof`], and every free slot is in its line.
+    pub(super) fn begin_proof_by_number(&self) -> Proof {
+        let moving = self.moving.lock();
+        self.disperse(&moving);
+        self.verdict.begin()
     }
 }

@@ -1,38 +1,10 @@
 //! Models of one field's protocols, run by loom as those of the ledger are (`ledger/models.rs`).
 
 use super::*;
-use crate::ledger::models::loom::ALL_AT_0;
+use crate::ledger::models::loom::{Fixed, Noon, check_with};
 use crate::ledger::side::barred::Barred;
-use loom::model::Builder;
 use loom::sync::Arc as LoomArc;
 use loom::thread;
-
-struct Noon;
-
-impl Clock for Noon {
-    fn now_ms(&self) -> u64 {
-        720
-    }
-}
-
-struct Fixed(u32);
-
-impl Random for Fixed {
-    fn next_u32(&mut self) -> u32 {
-        ALL_AT_0
-    }
-
-    fn me(&self) -> u64 {
-        1 << self.0
-    }
-}
-
-fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 20_000;
-    builder.check(model);
-}
 
 /// A field of which only the first slot of each line may be free; `held` of those are not.
 fn thin(lines: u32, held: &'static [u32]) -> LoomArc<Field> {
@@ -56,7 +28,7 @@ fn release(field: &Field, slot: u32) {
 /// has freed a slot in its line, and somebody proves that nothing is free.
 #[test]
 fn loom_a_crowd_is_not_made_twice() {
-    check(3, || {
+    check_with(3, || {
         let field = thin(3, &[0, 64]);
         (0..2).for_each(|line| field.mark_if_full(line));
         let other = {
@@ -76,7 +48,7 @@ fn loom_a_crowd_is_not_made_twice() {
 /// take and give back.
 #[test]
 fn loom_a_slot_that_comes_too_late_for_a_crowd() {
-    check(4, || {
+    check_with(4, || {
         let field = thin(2, &[0, 64]);
         let other = {
             let field = LoomArc::clone(&field);
@@ -94,44 +66,35 @@ fn loom_a_slot_that_comes_too_late_for_a_crowd() {
     });
 }
 
-/// A line is marked while the last of the other marks goes, and with it the sign.
+/// A line is marked while the last of the other marks goes, and with it the sign; the line has a
+/// free slot again before the sign is back, or after.
 #[test]
-fn loom_a_mark_has_its_sign() {
-    check(3, || {
-        let field = thin(2, &[0, 64]);
-        field.mark_if_full(1);
-        let other = {
-            let field = LoomArc::clone(&field);
-            thread::spawn(move || release(&field, 64))
-        };
-        field.mark_if_full(0);
-        other.join().unwrap();
-        release(&field, 0);
-        assert!(!field.is_marked(0), "a mark outlives the release");
-    });
-}
-
-/// The same, and the line has a free slot again before the sign is back.
-#[test]
-fn loom_a_mark_goes_with_its_sign() {
-    check(3, || {
-        let field = thin(2, &[0, 64]);
-        field.mark_if_full(1);
-        let other = {
-            let field = LoomArc::clone(&field);
-            thread::spawn(move || release(&field, 64))
-        };
-        field.mark_if_full(0);
-        release(&field, 0);
-        other.join().unwrap();
-        assert!(!field.is_marked(0), "a mark outlives the release");
-    });
+fn loom_a_mark_comes_and_goes_with_its_sign() {
+    for is_early in [true, false] {
+        check_with(3, move || {
+            let field = thin(2, &[0, 64]);
+            field.mark_if_full(1);
+            let other = {
+                let field = LoomArc::clone(&field);
+                thread::spawn(move || release(&field, 64))
+            };
+            field.mark_if_full(0);
+            if is_early {
+                release(&field, 0);
+                other.join().unwrap();
+            } else {
+                other.join().unwrap();
+                release(&field, 0);
+            }
+            assert!(!field.is_marked(0), "a mark outlives the release");
+        });
+    }
 }
 
 /// A slot is wanted by its number while it moves from its cell to its line.
 #[test]
 fn loom_a_number_that_is_on_its_way() {
-    check(4, || {
+    check_with(4, || {
         let field = thin(2, &[]);
         assert_eq!([acquire(&field, 0), acquire(&field, 0)], [Some(0), Some(64)]);
         release(&field, 64);
