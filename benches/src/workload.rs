@@ -60,7 +60,7 @@ impl<'a, P: Ports> Held<'a, P> {
 
     /// Until hardly a lease is left of those that somebody else may have acquired.
     pub fn turn_over(&mut self) {
-        self.pairs(4 * self.leases.len() as u64);
+        self.pairs(12 * self.leases.len() as u64);
     }
 
     /// `n` times: asks when nothing is free.

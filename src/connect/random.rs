@@ -1,6 +1,6 @@
 //! Random numbers without a lock: each thread has a stream of its own for each pool.
 
-use crate::ledger::Random;
+use crate::ledger::{Random, ThreadBit};
 use crate::sync::{AtomicU64, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -28,8 +28,7 @@ struct Store {
     pool: Cell<u64>,
     /// How many of `numbers` are not drawn yet: those at the front.
     left: Cell<usize>,
-    /// The thread's bit; see [`Random::me`].
-    me: Cell<u64>,
+    me: Cell<ThreadBit>,
     numbers: [Cell<u32>; SUPPLY],
     generator: RefCell<Option<ChaCha8Rng>>,
 }
@@ -79,7 +78,7 @@ impl Random for Stream<'_> {
     }
 
     #[inline]
-    fn me(&self) -> u64 {
+    fn me(&self) -> ThreadBit {
         self.0.me.get()
     }
 }
@@ -106,7 +105,7 @@ thread_local! {
             Store {
                 pool: Cell::new(NO_POOL),
                 left: Cell::new(0),
-                me: Cell::new(0),
+                me: Cell::new(ThreadBit::NONE),
                 numbers: [const { Cell::new(0) }; SUPPLY],
                 generator: RefCell::new(None),
             }
@@ -144,7 +143,7 @@ impl Seed {
     pub(super) fn with_drawn<R>(
         &self,
         otherwise: impl FnOnce() -> R,
-        draw: impl FnOnce(u32, u64) -> R,
+        draw: impl FnOnce(u32, ThreadBit) -> R,
     ) -> R {
         STORES.with(|stores| {
             let store = &stores[self.pool as usize % STREAMS_MAX];
@@ -165,7 +164,7 @@ impl Seed {
         let number = self.streams.fetch_add(1, Ordering::Relaxed);
         store.pool.set(self.pool);
         store.left.set(0);
-        store.me.set(1 << (number % 64));
+        store.me.set(ThreadBit::of(number));
         *store.generator.borrow_mut() = Some(self.numbers(number));
     }
 

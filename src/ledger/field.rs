@@ -1,6 +1,6 @@
 //! The state of a busy destination: one bit a slot, claimed by one atomic instruction.
 //!
-//! Lines of 512 slots, one cache line each. An acquire looks at four random slots and takes
+//! Lines of 1,024 slots, two cache lines each. An acquire looks at four random slots and takes
 //! the first that is free; failing that it chooses evenly among the free slots of their words;
 //! failing that it follows the marks of full lines, which only searches write and only
 //! releases clear. The last few free slots lie in cells of their own, where nobody has to search.
@@ -20,7 +20,7 @@ use body::{Body, Line, WORDS, nth_one};
 use super::crowd::Crowd;
 use super::exclusions::Exclusions;
 use super::rest::RestQueue;
-use super::share::{Presence, Share, scale};
+use super::share::{Presence, Share, ThreadBit, scale};
 use super::side::barred::Barred;
 use super::stamp::{SlotWord, Stamp};
 use super::verdict::Verdict;
@@ -43,7 +43,7 @@ const WAKE_BATCH: usize = 16;
 /// Claims lost to other threads within one line before a search moves on.
 const RACES_MAX: usize = 4;
 /// Lines from which on a search for the last free slots is worth sparing.
-const CROWD_LINES_MIN: u32 = if cfg!(loom) { 2 } else { 8 };
+const CROWD_LINES_MIN: u32 = if cfg!(loom) { 2 } else { 4 };
 /// No slot rests.
 const NEVER: u64 = u64::MAX;
 
@@ -208,7 +208,7 @@ impl Field {
     pub(super) fn acquire_at_once(
         &self,
         draw: u32,
-        me: u64,
+        me: ThreadBit,
         otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
     ) -> Option<PinnedClaim> {
         // Relaxed: a deadline that another thread adds at this moment is met by the next look.
@@ -227,7 +227,7 @@ impl Field {
     fn acquire_beside_others(
         &self,
         draw: u32,
-        me: u64,
+        me: ThreadBit,
         otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
     ) -> Option<PinnedClaim> {
         self.acquire_in_share(draw, Some(self.presence.share(me, draw)), otherwise)

@@ -35,6 +35,7 @@ use crate::error::{Error, Exhausted};
 use key::{Key4, Key6};
 use layout::Layout;
 use prefetch::prefetch;
+pub(crate) use share::ThreadBit;
 use side::Side;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -49,8 +50,8 @@ pub(crate) trait Clock {
 pub(crate) trait Random {
     /// 32 random bits, hard to predict for whoever sees the ports.
     fn next_u32(&mut self) -> u32;
-    /// One bit of 64, which threads that run at the same time seldom share.
-    fn me(&self) -> u64;
+    /// The thread that asks.
+    fn me(&self) -> ThreadBit;
 }
 
 /// A (source, port), numbered densely within its family.
@@ -288,7 +289,7 @@ impl Ledger {
         &self,
         pin: &Pin,
         draw: u32,
-        me: u64,
+        me: ThreadBit,
         otherwise: impl FnOnce(Option<u32>) -> Option<PinnedClaim>,
     ) -> Option<PinnedClaim> {
         pin.field.get().acquire_at_once(draw, me, otherwise)

@@ -32,8 +32,8 @@ pub(super) mod loom {
             ALL_AT_0
         }
 
-        fn me(&self) -> u64 {
-            1 << self.0
+        fn me(&self) -> ThreadBit {
+            ThreadBit::of(self.0.into())
         }
     }
 
@@ -442,8 +442,8 @@ pub(super) mod loom {
             1
         }
 
-        fn me(&self) -> u64 {
-            1
+        fn me(&self) -> ThreadBit {
+            ThreadBit::of(0)
         }
     }
 

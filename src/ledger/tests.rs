@@ -29,8 +29,8 @@ impl Random for TestRandom {
         (self.next_u64() >> 32) as u32
     }
 
-    fn me(&self) -> u64 {
-        1 << (self.1 % 64)
+    fn me(&self) -> ThreadBit {
+        ThreadBit::of(self.1.into())
     }
 }
 

@@ -6,12 +6,13 @@ use crate::ledger::share::scale;
 use crate::ledger::stamp::SlotWord;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Words to a line: a cache line. A model must be small.
-pub(super) const WORDS: usize = if cfg!(loom) { 1 } else { 8 };
+/// Words to a line: two cache lines side by side, for a processor that fetches one often fetches the
+/// other too, and takes it from a thread that works there. A model must be small.
+pub(super) const WORDS: usize = if cfg!(loom) { 1 } else { 16 };
 /// Slots to a line.
 pub(in crate::ledger) const LINE_SLOTS: u32 = WORDS as u32 * 64;
 
-#[repr(align(64))]
+#[repr(align(128))]
 #[derive(Debug)]
 pub(super) struct Line(pub(super) [AtomicU64; WORDS]);
 
