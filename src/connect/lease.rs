@@ -162,9 +162,9 @@ impl<'a, H: Home> Lease<'a, H> {
 
     /// Gives the four-tuple back as if no socket had used it: the next acquire may have it.
     #[inline]
-    pub fn release(self) {
+    pub fn release(mut self) {
+        self.give_back(Then::Free);
         let mut lease = ManuallyDrop::new(self);
-        lease.give_back(Then::Free);
         // SAFETY: nobody sees the lease again. Its claim is given back, so that all that its drop
         // would still do is to drop its home; a compiler that has to look whether it is sees to it
         // that every release pays for that.

@@ -21,7 +21,6 @@ use super::crowd::Crowd;
 use super::exclusions::Exclusions;
 use super::rest::RestQueue;
 use super::share::{Presence, Share, ThreadBit, scale};
-use super::side::barred::Barred;
 use super::stamp::{SlotWord, Stamp};
 use super::verdict::Verdict;
 use super::{Clock, Names, PinnedClaim, Random};
@@ -143,13 +142,13 @@ impl Field {
     pub(super) fn furnish(
         &self,
         names: Names,
-        barred: Barred<'_>,
+        barred: impl Iterator<Item = u32>,
         held: impl Iterator<Item = Won> + Clone,
         base: u32,
     ) {
         let bit = |slot: u32| 1u64 << (slot % 64);
         let mut excluded: Vec<u64> = Vec::new();
-        let mut barred = barred.within(0..self.capacity).peekable();
+        let mut barred = barred.peekable();
         if barred.peek().is_some() || self.exclusions.count() > 0 {
             excluded = (0..self.capacity.div_ceil(64)).map(|w| self.exclusions.word(w)).collect();
         }

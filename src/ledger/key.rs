@@ -1,7 +1,7 @@
 //! A destination as the table stores it: 8 bytes for IPv4, 24 for IPv6, exact.
 
+use super::hash::Hasher;
 use super::{Destination, Family};
-use siphasher::sip::SipHasher13;
 
 /// A destination of one family. The low byte of [`Key::tail`] is the table's: always zero here.
 pub(super) trait Key: Copy + Send + Sync + 'static {
@@ -14,7 +14,7 @@ pub(super) trait Key: Copy + Send + Sync + 'static {
     fn with_tail(self, tail: u64) -> Self;
     /// All but the tail are equal.
     fn same_head(&self, other: &Self) -> bool;
-    fn hash(self, hasher: &SipHasher13) -> u64;
+    fn hash(self, hasher: &Hasher) -> u64;
 }
 
 /// Address, port and protocol, above the table's byte.
@@ -54,8 +54,9 @@ impl Key for Key4 {
         true
     }
 
-    fn hash(self, hasher: &SipHasher13) -> u64 {
-        hasher.hash(&self.0.to_ne_bytes())
+    #[inline]
+    fn hash(self, hasher: &Hasher) -> u64 {
+        hasher.hash([self.0 >> 8])
     }
 }
 
@@ -84,12 +85,8 @@ impl Key for Key6 {
         self.head == other.head
     }
 
-    fn hash(self, hasher: &SipHasher13) -> u64 {
-        let mut bytes = [0; 24];
-        bytes[..8].copy_from_slice(&self.head[0].to_ne_bytes());
-        bytes[8..16].copy_from_slice(&self.head[1].to_ne_bytes());
-        bytes[16..].copy_from_slice(&self.tail.to_ne_bytes());
-        hasher.hash(&bytes)
+    fn hash(self, hasher: &Hasher) -> u64 {
+        hasher.hash([self.head[0], self.head[1], self.tail >> 8])
     }
 }
 

@@ -20,6 +20,14 @@ struct Span {
     first_port: u16,
 }
 
+impl Span {
+    /// The port of one of its slots.
+    #[inline]
+    fn port_of(&self, slot: Slot) -> u16 {
+        self.first_port + (slot.0 - self.first_slot) as u16
+    }
+}
+
 /// The spans of one source.
 #[derive(Clone, Debug)]
 struct Home {
@@ -114,17 +122,27 @@ impl Layout {
 
     /// What `slot` stands for.
     pub(super) fn source_port(&self, sources: &[Source], slot: Slot) -> SourcePort {
-        let span = match self.spans.as_slice() {
+        let span = self.span_of(slot);
+        let Source { address, scope, .. } = sources[span.source as usize];
+        SourcePort { source: span.source, address, scope, port: span.port_of(slot) }
+    }
+
+    /// The port of `slot`.
+    #[inline]
+    pub(super) fn port(&self, slot: Slot) -> u16 {
+        self.span_of(slot).port_of(slot)
+    }
+
+    #[inline]
+    fn span_of(&self, slot: Slot) -> &Span {
+        match self.spans.as_slice() {
             [only] => only,
             spans => {
                 let step = (slot.0 >> STEP_SHIFT) as usize;
                 let candidates = &spans[self.steps[step] as usize..=self.steps[step + 1] as usize];
                 &candidates[candidates.partition_point(|span| span.first_slot <= slot.0) - 1]
             }
-        };
-        let Source { address, scope, .. } = sources[span.source as usize];
-        let port = span.first_port + (slot.0 - span.first_slot) as u16;
-        SourcePort { source: span.source, address, scope, port }
+        }
     }
 
     /// The slot of a (source, port), if it is one of ours.

@@ -7,6 +7,7 @@ mod crowd;
 mod destinations;
 mod exclusions;
 mod field;
+mod hash;
 mod key;
 mod layout;
 #[cfg(all(test, loom))]
@@ -197,12 +198,12 @@ impl Ledger {
     /// Gives a four-tuple back. `to` is the destination that it was acquired for.
     #[inline]
     pub(crate) fn release(&self, to: &Destination, claim: Claim, then: Then) {
-        if let Some(field) = claim.field {
+        if let Some(field) = claim.field() {
             if field.get().release(claim.won(), then.until_ms()).is_ok() {
                 return;
             }
         }
-        self.release_slowly(to, claim, then);
+        side!(self, to.family(), side => side.release(to, claim, then.until_ms()), else ());
     }
 
     /// As [`Ledger::release_pinned`] of what may be leased again at once, where nothing is to be
@@ -220,14 +221,11 @@ impl Ledger {
     #[inline]
     pub(crate) fn release_pinned(&self, pin: &Pin, claim: PinnedClaim, then: Then) {
         if pin.field.get().release(claim.won(), then.until_ms()).is_err() {
-            self.release_slowly(&pin.to, pin.claim(claim), then);
+            let claim = pin.claim(claim);
+            side!(self, pin.to.family(), side => {
+                side.release(&pin.to, claim, then.until_ms());
+            }, else ());
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn release_slowly(&self, to: &Destination, claim: Claim, then: Then) {
-        side!(self, to.family(), side => side.release(to, claim, then.until_ms()), else ());
     }
 
     /// Turns a claim into a plain value, in which it lives on. Only with [`Names::Kept`].
@@ -334,7 +332,7 @@ impl Ledger {
         let claim = side!(self, pin.to.family(), side => {
             side.acquire_pinned(&pin.to, pin.field, from, clock, random)
         }, else unreachable!("a pin comes from a side"));
-        claim.map(|claim| claim.won)
+        claim.map(Claim::into_pinned)
     }
 
     /// Brings what `to` needs towards the caches, for an acquire or release soon after.

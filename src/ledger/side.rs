@@ -10,22 +10,21 @@ mod exclusion;
 mod fields;
 mod names;
 mod places;
+mod smalls;
 
-use self::barred::Barred;
 use super::exclusions::Exclusions;
-use super::field::{Field, Full, Won};
+use super::field::{Field, Full};
+use super::hash::Hasher;
 use super::key::Key;
 use super::layout::Layout;
 use super::rest::RestQueue;
 use super::share::scale;
 use super::small::Small;
-use super::stamp::{Stamp, State};
-use super::table::{At, Table, Value};
-use super::{Claim, Clock, Destination, From, Names, Random};
+use super::table::{Table, Value};
+use super::{Claim, Clock, Destination, From, Names, PinnedClaim, Random};
 use crate::error::{Error, Exhausted};
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use places::Places;
-use siphasher::sip::SipHasher13;
 use slab::Slab;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -41,8 +40,6 @@ const SMALL_MAX: u32 = 16;
 const SMALL_PART: u32 = 128;
 /// The same where leases have names, for which a field spends four bytes more a slot.
 const SMALL_PART_NAMED: u32 = 16;
-/// Random picks before a small destination is searched from a random start.
-const PICKS: usize = 8;
 /// Entries that one visit wakes.
 const WAKE_BATCH: usize = 32;
 
@@ -60,6 +57,21 @@ impl FieldRef {
         Self(NonNull::from(Box::leak(Box::new(field))))
     }
 
+    /// For [`FieldRef::from_ptr`].
+    #[inline]
+    pub(super) fn as_ptr(self) -> *const Field {
+        self.0.as_ptr()
+    }
+
+    /// # Safety
+    ///
+    /// `field` comes from [`FieldRef::as_ptr`].
+    #[inline]
+    pub(super) unsafe fn from_ptr(field: *const Field) -> Self {
+        // SAFETY: it was a reference.
+        Self(unsafe { NonNull::new_unchecked(field.cast_mut()) })
+    }
+
     pub(super) fn get(&self) -> &Field {
         // SAFETY: heads are freed by the drop of their `Side` alone, which every claim and pin
         // must not outlive (see `Ledger`).
@@ -67,17 +79,18 @@ impl FieldRef {
     }
 }
 
+/// In the order in which it is used: what every call needs shares a cache line with the lock.
 #[repr(C)]
 #[derive(Debug)]
 struct Inner<K, const N: usize> {
-    /// First: see [`Table`].
+    /// The last generation given to a small destination's lease.
+    generation: u32,
+    /// What rests at small destinations: the low half of the destination's hash, and the slot.
+    /// `None`: nothing.
+    rest: Option<Box<RestQueue<(u32, u32)>>>,
     table: Table<K, N>,
     smalls: Slab<Small>,
     fields: Slab<Busy<K>>,
-    /// What rests at small destinations: the low half of the destination's hash, and the slot.
-    rest: RestQueue<(u32, u32)>,
-    /// The last generation given to a small destination's lease.
-    generation: u32,
 }
 
 #[derive(Debug)]
@@ -117,7 +130,7 @@ pub(super) struct Side<K: Key, const N: usize> {
     /// Leases from which on a destination has a field.
     small_max: u32,
     exclusions: Arc<Exclusions>,
-    hasher: SipHasher13,
+    hasher: Hasher,
     shards: Box<[Shard<K, N>]>,
     places: Places,
     spare: Mutex<Spare>,
@@ -136,11 +149,11 @@ impl<K: Key, const N: usize> Side<K, N> {
         };
         let shard = |_| Shard {
             inner: Mutex::new(Inner {
+                generation: 0,
+                rest: None,
                 table: Table::new(),
                 smalls: Slab::new(),
                 fields: Slab::new(),
-                rest: RestQueue::default(),
-                generation: 0,
             }),
         };
         Self {
@@ -148,7 +161,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             small_max: (layout.capacity() / part).max(SMALL_MAX),
             exclusions: Arc::new(Exclusions::new(layout.capacity())),
             layout,
-            hasher: SipHasher13::new_with_keys(key[0], key[1]),
+            hasher: Hasher::new(key),
             shards: (0..1 << SHARDS_LOG2).map(shard).collect(),
             places: Places::new(1 << SHARDS_LOG2),
             spare: Mutex::new(Spare::default()),
@@ -157,10 +170,12 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
     }
 
+    #[inline]
     fn capacity(&self) -> u32 {
         self.layout.capacity()
     }
 
+    #[inline]
     fn shard(&self, hash: u64) -> &Shard<K, N> {
         &self.shards[shard_of(hash)]
     }
@@ -189,6 +204,8 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
     }
 
+    /// As [`Side::acquire`] from any source, by one look at a destination that is small. `None`:
+    /// [`Side::acquire`] knows.
     #[inline]
     pub(super) fn try_acquire(
         &self,
@@ -199,10 +216,23 @@ impl<K: Key, const N: usize> Side<K, N> {
         let key = K::of(to);
         let hash = key.hash(&self.hasher);
         self.fetch(hash);
-        self.acquire_once(to, key, hash, None, clock, random).ok()
+        let draw = random.next_u32();
+        let mut inner = self.shard(hash).inner.lock();
+        self.wake(&mut inner, hash, clock, WAKE_BATCH);
+        let found = inner.table.find(hash, &key);
+        let value = found.map(|(_, value)| value);
+        if let Some(Value::Field(index)) = value {
+            let field = inner.fields[index as usize].field;
+            let won = acquire_anywhere(field.get(), draw, clock, random);
+            return won.map(|won| Claim::of_field(won, field));
+        }
+        let slot = scale(draw, self.capacity());
+        let barred = self.barred(to);
+        let is_usable =
+            !self.exclusions.blocks(slot) && !barred.has(slot) && !inner.holds(value, slot);
+        is_usable.then(|| self.lease_small(&mut inner, key, hash, found, slot, barred))
     }
 
-    #[inline]
     fn acquire_once(
         &self,
         to: &Destination,
@@ -216,8 +246,8 @@ impl<K: Key, const N: usize> Side<K, N> {
         let mut batch = WAKE_BATCH;
         loop {
             let woken = self.wake(&mut inner, hash, clock, batch);
-            let at = inner.table.find(hash, &key);
-            let value = at.map(|at| inner.table.value(at));
+            let found = inner.table.find(hash, &key);
+            let value = found.map(|(_, value)| value);
             if let Some(Value::Field(index)) = value {
                 let field = inner.fields[index as usize].field;
                 return self.acquire_from_field(field, window, clock, random);
@@ -225,48 +255,13 @@ impl<K: Key, const N: usize> Side<K, N> {
             let barred = self.barred(to);
             let all = window.clone().unwrap_or(0..self.capacity());
             if let Some(slot) = self.pick_small(&inner, value, &all, barred, random) {
-                return Ok(self.lease_small(&mut inner, key, hash, at, slot, barred));
+                return Ok(self.lease_small(&mut inner, key, hash, found, slot, barred));
             }
             if batch == usize::MAX || woken < batch {
                 return Err(self.small_census(&inner, hash, value, &all, barred).1);
             }
             batch = usize::MAX;
         }
-    }
-
-    /// Leases `slot`, which is free, for a destination that has no field; makes it one if it
-    /// has grown too large.
-    fn lease_small(
-        &self,
-        inner: &mut Locked<'_, K, N>,
-        key: K,
-        hash: u64,
-        at: Option<At>,
-        slot: u32,
-        barred: Barred<'_>,
-    ) -> Claim {
-        inner.generation += 1;
-        let won = Won { slot, stamp: Stamp::idle(inner.generation).with(State::Leased) };
-        let Some(at) = at else {
-            inner.table.insert(hash, key, Value::One(won), &self.hasher);
-            self.note_table(hash, inner);
-            return Claim::new(won, None);
-        };
-        let index = match inner.table.value(at) {
-            Value::Small(index) => index as usize,
-            Value::One(other) => {
-                let index = inner.smalls.insert(Small::of(other));
-                inner.table.set(at, Value::Small(index as u32));
-                index
-            }
-            Value::Field(_) => unreachable!("the caller has looked"),
-        };
-        let small = &mut inner.smalls[index];
-        small.put(won);
-        if small.len() > self.small_max {
-            return Claim::new(won, Some(self.make_field(inner, key, hash, barred)));
-        }
-        Claim::new(won, None)
     }
 
     #[inline]
@@ -278,17 +273,11 @@ impl<K: Key, const N: usize> Side<K, N> {
         random: &mut impl Random,
     ) -> Result<Claim, Full> {
         let won = match window {
-            None => {
-                let (draw, me) = (random.next_u32(), random.me());
-                let won = field.get().acquire_at_once(draw, me, |unused| {
-                    let draw = unused.unwrap_or_else(|| random.next_u32());
-                    field.get().acquire(draw, clock, random)
-                });
-                won.ok_or_else(|| field.get().full_house())?
-            }
+            None => acquire_anywhere(field.get(), random.next_u32(), clock, random)
+                .ok_or_else(|| field.get().full_house())?,
             Some(window) => field.get().acquire_within(window, clock, random)?,
         };
-        Ok(Claim { won, field: Some(field) })
+        Ok(Claim::of_field(won, field))
     }
 
     /// The way of an acquire through a pin that cannot have just any slot.
@@ -349,72 +338,18 @@ impl<K: Key, const N: usize> Side<K, N> {
         let hash = key.hash(&self.hasher);
         let mut inner = self.shard(hash).inner.lock();
         self.wake(&mut inner, hash, clock, usize::MAX);
-        let at = inner.table.find(hash, &key);
-        let value = at.map(|at| inner.table.value(at));
+        let found = inner.table.find(hash, &key);
+        let value = found.map(|(_, value)| value);
         if let Some(Value::Field(index)) = value {
             let field = inner.fields[index as usize].field;
             field.get().wake(clock, usize::MAX);
             let won = field.get().acquire_exactly(slot)?;
-            return Some(Claim { won, field: Some(field) });
+            return Some(Claim::of_field(won, field));
         }
-        if self.exclusions.blocks(slot) || !self.is_usable(&inner, value, barred, slot) {
+        if self.exclusions.blocks(slot) || barred.has(slot) || inner.holds(value, slot) {
             return None;
         }
-        Some(self.lease_small(&mut inner, key, hash, at, slot, barred))
-    }
-
-    /// Whether a small destination neither holds `slot` nor is barred from it.
-    fn is_usable(
-        &self,
-        inner: &Inner<K, N>,
-        value: Option<Value>,
-        barred: Barred<'_>,
-        slot: u32,
-    ) -> bool {
-        !barred.has(slot)
-            && match value {
-                None => true,
-                Some(Value::One(won)) => won.slot != slot,
-                Some(Value::Small(index)) => inner.smalls[index as usize].get(slot).is_none(),
-                Some(Value::Field(_)) => false,
-            }
-    }
-
-    /// A slot of `window` that a small destination may have: random, then the first after a
-    /// random start. `None`: there is none.
-    fn pick_small(
-        &self,
-        inner: &Inner<K, N>,
-        value: Option<Value>,
-        window: &Range<u32>,
-        barred: Barred<'_>,
-        random: &mut impl Random,
-    ) -> Option<u32> {
-        let usable = |slot| self.is_usable(inner, value, barred, slot);
-        let width = window.end - window.start;
-        let mut pick = window.start;
-        for _ in 0..PICKS {
-            pick = window.start + scale(random.next_u32(), width);
-            if width > 0 && !self.exclusions.blocks(pick) && usable(pick) {
-                return Some(pick);
-            }
-        }
-        [pick..window.end, window.start..pick].into_iter().find_map(|slots| {
-            let mut slot = slots.start;
-            while slot < slots.end {
-                let open = !self.exclusions.word(slot / 64) >> (slot % 64);
-                if open == 0 {
-                    slot = (slot / 64 + 1) * 64;
-                    continue;
-                }
-                slot += open.trailing_zeros();
-                if slot < slots.end && usable(slot) {
-                    return Some(slot);
-                }
-                slot += 1;
-            }
-            None
-        })
+        Some(self.lease_small(&mut inner, key, hash, found, slot, barred))
     }
 
     // ---- release ------------------------------------------------------------------------
@@ -423,51 +358,19 @@ impl<K: Key, const N: usize> Side<K, N> {
     pub(super) fn release(&self, to: &Destination, claim: Claim, rest_until_ms: Option<u64>) {
         let won = claim.won();
         let key = K::of(to);
-        let hash = key.hash(&self.hasher);
+        let hash = claim.hash().unwrap_or_else(|| key.hash(&self.hasher));
         self.fetch(hash);
         let mut inner = self.shard(hash).inner.lock();
-        let at = inner.table.find(hash, &key).expect("a destination with a lease has an entry");
-        if let Value::Field(index) = inner.table.value(at) {
+        let found = inner.table.find(hash, &key);
+        let (at, value) = found.expect("a destination with a lease has an entry");
+        if let Value::Field(index) = value {
             let field = inner.fields[index as usize].field.get();
             if field.release(won, rest_until_ms).is_err() {
                 field.end_excluded(won);
             }
             return;
         }
-        self.end_small(&mut inner, hash, at, won, rest_until_ms);
-    }
-
-    /// Ends a lease or a rest of a small destination.
-    fn end_small(
-        &self,
-        inner: &mut Inner<K, N>,
-        hash: u64,
-        at: At,
-        won: Won,
-        rest_until_ms: Option<u64>,
-    ) {
-        let state = if rest_until_ms.is_some() { State::Resting } else { State::Idle };
-        let ended = Won { stamp: won.stamp.with(state), ..won };
-        match inner.table.value(at) {
-            Value::One(_) if state == State::Idle => {
-                inner.table.remove(at, hash, &self.hasher);
-                self.note_table(hash, inner);
-            }
-            Value::One(_) => inner.table.set(at, Value::One(ended)),
-            Value::Small(index) => {
-                let small = &mut inner.smalls[index as usize];
-                small.put(ended);
-                if small.len() == 1 {
-                    let last = small.iter().next().expect("its length is 1");
-                    inner.smalls.remove(index as usize);
-                    inner.table.set(at, Value::One(last));
-                }
-            }
-            Value::Field(_) => unreachable!("a field ends its own leases"),
-        }
-        if let Some(due_ms) = rest_until_ms {
-            inner.rest.push(due_ms, (hash as u32, won.slot));
-        }
+        self.end_small(&mut inner, hash, (at, value), won, rest_until_ms);
     }
 }
 
@@ -485,6 +388,20 @@ impl<K: Key, const N: usize> Drop for Side<K, N> {
     }
 }
 
+#[inline]
+fn acquire_anywhere(
+    field: &Field,
+    draw: u32,
+    clock: &impl Clock,
+    random: &mut impl Random,
+) -> Option<PinnedClaim> {
+    field.acquire_at_once(draw, random.me(), |unused| {
+        let draw = unused.unwrap_or_else(|| random.next_u32());
+        field.acquire(draw, clock, random)
+    })
+}
+
+#[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> 32) as usize & ((1 << SHARDS_LOG2) - 1)
 }

@@ -6,13 +6,15 @@
 //! changes the table afterwards moves a few of the old buckets.
 
 use super::field::Won;
+use super::hash::Hasher;
 use super::key::Key;
 use super::stamp::Stamp;
-use siphasher::sip::SipHasher13;
 
 /// Entries per hundred places above which the table grows, below which it shrinks.
 const LOAD_MAX: usize = 82;
 const LOAD_MIN: usize = 35;
+/// Entries below that before it does: how many a small table has swings more than its load does.
+const SWING: usize = 8;
 /// Old buckets that one change moves: all are moved before the table can change its size again,
 /// which takes a change for each three buckets at least (from shrunk to too full).
 const MOVES: usize = 32;
@@ -38,6 +40,7 @@ struct Entry<K> {
 }
 
 const KIND: u64 = 3;
+const OVERFLOW: u64 = 0xfc;
 const TAIL: u64 = !0xff;
 const OVERFLOW_SHIFT: u32 = 2;
 /// "Many": never counted down, until the table is made anew.
@@ -65,11 +68,12 @@ pub(super) struct At {
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Table<K, const N: usize> {
-    lines: Vec<Line<K, N>>,
+    lines: Box<[Line<K, N>]>,
     /// What the table was before its size changed, as far as it is not moved.
-    old: Vec<Line<K, N>>,
-    len: usize,
-    moved: usize,
+    old: Box<[Line<K, N>]>,
+    len: u32,
+    /// How many of the old buckets are.
+    moved: u32,
     /// The only bucket while `lines` is empty; empty else. So few destinations never need the
     /// memory allocator.
     first: Bucket<K, N>,
@@ -78,16 +82,20 @@ pub(super) struct Table<K, const N: usize> {
 impl<K: Key> Entry<K> {
     const EMPTY: Self = Self { key: K::EMPTY, value: 0 };
 
+    /// Whether it is the entry of `key`. An empty one is nobody's.
+    #[inline]
     fn holds(&self, key: &K) -> bool {
-        self.key.tail() & TAIL == key.tail() && self.kind() != 0 && self.key.same_head(key)
+        (self.key.tail() ^ key.tail()) & TAIL == 0 && self.key.same_head(key)
     }
 
-    fn kind(&self) -> u64 {
-        self.key.tail() & KIND
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.key.tail() & KIND == 0
     }
 
+    #[inline]
     fn value(&self) -> Option<Value> {
-        match self.kind() {
+        match self.key.tail() & KIND {
             0 => None,
             1 => {
                 let (slot, raw) = ((self.value >> 32) as u32, self.value as u32);
@@ -98,47 +106,51 @@ impl<K: Key> Entry<K> {
         }
     }
 
-    fn put(&mut self, value: Value) {
+    /// Becomes the entry of `key`; what counts the bucket's overflow stays.
+    #[inline]
+    fn put(&mut self, key: K, value: Value) {
         let (kind, bits) = match value {
             Value::One(Won { slot, stamp }) => (1, u64::from(slot) << 32 | u64::from(stamp.raw())),
             Value::Small(index) => (2, u64::from(index)),
             Value::Field(index) => (3, u64::from(index)),
         };
         self.value = bits;
-        self.key = self.key.with_tail(self.key.tail() & !KIND | kind);
+        self.key = key.with_tail(key.tail() & TAIL | self.key.tail() & OVERFLOW | kind);
+    }
+
+    /// Becomes empty; what counts the bucket's overflow stays.
+    #[inline]
+    fn clear(&mut self) {
+        self.key = K::EMPTY.with_tail(self.key.tail() & OVERFLOW);
     }
 }
 
 impl<K: Key, const N: usize> Bucket<K, N> {
     const EMPTY: Self = Self([Entry::EMPTY; N]);
 
+    #[inline]
     fn overflow(&self) -> u64 {
-        (self.0[0].key.tail() & !TAIL) >> OVERFLOW_SHIFT
+        (self.0[0].key.tail() & OVERFLOW) >> OVERFLOW_SHIFT
     }
 
     fn set_overflow(&mut self, count: u64) {
         let first = &mut self.0[0];
-        let tail = first.key.tail() & !(!TAIL & !KIND) | count << OVERFLOW_SHIFT;
-        first.key = first.key.with_tail(tail);
-    }
-
-    fn clear(&mut self, entry: u8) {
-        let overflow = self.overflow();
-        self.0[usize::from(entry)] = Entry::EMPTY;
-        self.set_overflow(overflow);
+        first.key = first.key.with_tail(first.key.tail() & !OVERFLOW | count << OVERFLOW_SHIFT);
     }
 }
 
 impl<K: Key, const N: usize> Table<K, N> {
     pub(super) fn new() -> Self {
-        Self { lines: Vec::new(), old: Vec::new(), len: 0, moved: 0, first: Bucket::EMPTY }
+        Self { lines: Box::default(), old: Box::default(), len: 0, moved: 0, first: Bucket::EMPTY }
     }
 
     /// Address and number of the buckets that have lines of their own, for [`home_of`].
+    #[inline]
     pub(super) fn place(&self) -> (usize, u32) {
         (self.lines.as_ptr() as usize, self.lines.len() as u32)
     }
 
+    #[inline]
     fn buckets(&self) -> u32 {
         (self.lines.len() as u32).max(1)
     }
@@ -156,9 +168,9 @@ impl<K: Key, const N: usize> Table<K, N> {
         lines.get_mut(bucket as usize).map_or(&mut self.first, |line| &mut line.0)
     }
 
-    /// The destination's entry.
-    #[inline]
-    pub(super) fn find(&self, hash: u64, key: &K) -> Option<At> {
+    /// Where the destination's entry is, and what it holds.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, key: &K) -> Option<(At, Value)> {
         self.find_where(hash, |entry| entry.holds(key))
     }
 
@@ -167,34 +179,48 @@ impl<K: Key, const N: usize> Table<K, N> {
         &self,
         hash: u64,
         mut wanted: impl FnMut(Value, K) -> bool,
-    ) -> Option<At> {
+    ) -> Option<(At, Value)> {
         self.find_where(hash, |entry| {
             entry.value().is_some_and(|value| wanted(value, bare(entry.key)))
         })
     }
 
-    #[inline]
-    fn find_where(&self, hash: u64, mut wanted: impl FnMut(&Entry<K>) -> bool) -> Option<At> {
+    #[inline(always)]
+    fn find_where(
+        &self,
+        hash: u64,
+        mut wanted: impl FnMut(&Entry<K>) -> bool,
+    ) -> Option<(At, Value)> {
         let found = self.find_in(false, self.buckets(), hash, &mut wanted);
-        if found.is_some() || self.old.is_empty() {
-            return found;
-        }
+        if found.is_some() || self.old.is_empty() { found } else { self.find_old(hash, wanted) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_old(&self, hash: u64, wanted: impl FnMut(&Entry<K>) -> bool) -> Option<(At, Value)> {
         self.find_in(true, self.old.len() as u32, hash, wanted)
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_in(
         &self,
         is_old: bool,
         of: u32,
         hash: u64,
         mut wanted: impl FnMut(&Entry<K>) -> bool,
-    ) -> Option<At> {
+    ) -> Option<(At, Value)> {
         let mut bucket = home_of(hash, of);
         for _ in 0..of {
             let line = self.bucket(is_old, bucket);
-            if let Some(entry) = line.0.iter().position(&mut wanted) {
-                return Some(At { is_old, entry: entry as u8, bucket });
+            // Which entry it is falls to chance, so that a branch on each would be guessed wrong.
+            let mut those = 0u32;
+            for (number, entry) in line.0.iter().enumerate() {
+                those |= u32::from(wanted(entry)) << number;
+            }
+            if those != 0 {
+                let entry = those.trailing_zeros() as u8;
+                let value = line.0[usize::from(entry)].value()?;
+                return Some((At { is_old, entry, bucket }, value));
             }
             if line.overflow() == 0 {
                 return None;
@@ -205,26 +231,24 @@ impl<K: Key, const N: usize> Table<K, N> {
     }
 
     #[inline]
-    fn entry(&self, at: At) -> &Entry<K> {
-        &self.bucket(at.is_old, at.bucket).0[usize::from(at.entry)]
-    }
-
-    pub(super) fn value(&self, at: At) -> Value {
-        self.entry(at).value().expect("an entry that was found is not empty")
+    fn entry_mut(&mut self, at: At) -> &mut Entry<K> {
+        &mut self.bucket_mut(at.is_old, at.bucket).0[usize::from(at.entry)]
     }
 
     pub(super) fn key(&self, at: At) -> K {
-        bare(self.entry(at).key)
+        bare(self.bucket(at.is_old, at.bucket).0[usize::from(at.entry)].key)
     }
 
     pub(super) fn set(&mut self, at: At, value: Value) {
-        self.bucket_mut(at.is_old, at.bucket).0[usize::from(at.entry)].put(value);
+        let entry = self.entry_mut(at);
+        entry.put(entry.key, value);
     }
 
     /// Adds a destination that is not in the table. May grow it.
-    pub(super) fn insert(&mut self, hash: u64, key: K, value: Value, hasher: &SipHasher13) {
+    #[inline]
+    pub(super) fn insert(&mut self, hash: u64, key: K, value: Value, hasher: &Hasher) {
         let buckets = self.buckets() as usize;
-        if self.len == entries_max(buckets, N) {
+        if self.len as usize == entries_max(buckets, N) {
             self.resize((buckets * 5 / 4).max(buckets + 1), hasher);
         }
         self.move_some(hasher);
@@ -233,8 +257,9 @@ impl<K: Key, const N: usize> Table<K, N> {
     }
 
     /// Removes the entry at `at`, whose destination has `hash`. May shrink the table.
-    pub(super) fn remove(&mut self, at: At, hash: u64, hasher: &SipHasher13) {
-        self.bucket_mut(at.is_old, at.bucket).clear(at.entry);
+    #[inline]
+    pub(super) fn remove(&mut self, at: At, hash: u64, hasher: &Hasher) {
+        self.entry_mut(at).clear();
         let of = if at.is_old { self.old.len() as u32 } else { self.buckets() };
         let mut passed = home_of(hash, of);
         while passed != at.bucket {
@@ -245,8 +270,10 @@ impl<K: Key, const N: usize> Table<K, N> {
             passed = after(passed, of);
         }
         self.len -= 1;
-        if self.lines.len() > 1 && self.len * 100 < self.lines.len() * N * LOAD_MIN {
-            self.resize((self.len * 3).div_ceil(2 * N).max(1), hasher);
+        let len = self.len as usize;
+        let is_wide = (len + SWING) * 100 < self.lines.len() * N * LOAD_MIN;
+        if is_wide || len == 0 && !self.lines.is_empty() {
+            self.resize((len * 3).div_ceil(2 * N).max(1), hasher);
         }
         self.move_some(hasher);
     }
@@ -259,11 +286,12 @@ impl<K: Key, const N: usize> Table<K, N> {
 
     #[cold]
     #[inline(never)]
-    fn resize(&mut self, buckets: usize, hasher: &SipHasher13) {
+    fn resize(&mut self, buckets: usize, hasher: &Hasher) {
         while !self.old.is_empty() {
             self.move_some(hasher);
         }
-        let new = if buckets == 1 { Vec::new() } else { vec![Line(Bucket::EMPTY); buckets] };
+        let new = if buckets == 1 { 0 } else { buckets };
+        let new = vec![Line(Bucket::EMPTY); new].into();
         self.old = std::mem::replace(&mut self.lines, new);
         if self.old.is_empty() {
             let first = std::mem::replace(&mut self.first, Bucket::EMPTY);
@@ -272,7 +300,7 @@ impl<K: Key, const N: usize> Table<K, N> {
     }
 
     #[inline]
-    fn move_some(&mut self, hasher: &SipHasher13) {
+    fn move_some(&mut self, hasher: &Hasher) {
         if !self.old.is_empty() {
             self.move_buckets(hasher);
         }
@@ -280,22 +308,22 @@ impl<K: Key, const N: usize> Table<K, N> {
 
     #[cold]
     #[inline(never)]
-    fn move_buckets(&mut self, hasher: &SipHasher13) {
-        let end = self.old.len().min(self.moved + MOVES);
-        for moved in self.moved..end {
+    fn move_buckets(&mut self, hasher: &Hasher) {
+        let end = self.old.len().min(self.moved as usize + MOVES);
+        for moved in self.moved as usize..end {
             let bucket = self.old[moved].0;
             // What counts the entries that came past is left: look-ups go further than they need
             // to, for a while.
-            (0..N as u8).for_each(|entry| self.old[moved].0.clear(entry));
+            self.old[moved].0.0.iter_mut().for_each(Entry::clear);
             self.place_all(&bucket, hasher);
         }
-        self.moved = end;
+        self.moved = end as u32;
         if end == self.old.len() {
-            (self.old, self.moved) = (Vec::new(), 0);
+            (self.old, self.moved) = (Box::default(), 0);
         }
     }
 
-    fn place_all(&mut self, bucket: &Bucket<K, N>, hasher: &SipHasher13) {
+    fn place_all(&mut self, bucket: &Bucket<K, N>, hasher: &Hasher) {
         for entry in &bucket.0 {
             if let Some(value) = entry.value() {
                 let key = bare(entry.key);
@@ -310,14 +338,14 @@ impl<K: Key, const N: usize> Table<K, N> {
         let mut bucket = home_of(hash, of);
         loop {
             let line = self.bucket_mut(false, bucket);
-            let overflow = line.overflow();
-            if let Some(entry) = line.0.iter_mut().find(|entry| entry.kind() == 0) {
-                *entry = Entry { key, value: 0 };
-                entry.put(value);
-                line.set_overflow(overflow);
-                return;
+            let mut those = 0u32;
+            for (number, entry) in line.0.iter().enumerate() {
+                those |= u32::from(entry.is_empty()) << number;
             }
-            line.set_overflow((overflow + 1).min(OVERFLOW_MAX));
+            if those != 0 {
+                return line.0[those.trailing_zeros() as usize].put(key, value);
+            }
+            line.set_overflow((line.overflow() + 1).min(OVERFLOW_MAX));
             bucket = after(bucket, of);
         }
     }
@@ -364,7 +392,7 @@ mod tests {
     /// Promises: every destination that was put in is found with its value, no other is,
     /// whatever the order of insertions and removals, through growth and shrinking.
     fn agrees_with_a_map<K: Key, const N: usize>(v6: bool) {
-        let hasher = SipHasher13::new_with_keys(1, 2);
+        let hasher = Hasher::new([1, 2]);
         let mut table = Table::<K, N>::new();
         let mut model = HashMap::new();
         let mut x = 1u32;
@@ -374,16 +402,16 @@ mod tests {
             let key = K::of(&to);
             let hash = key.hash(&hasher);
             let found = table.find(hash, &key);
-            assert_eq!(found.map(|at| table.value(at)), model.get(&to).copied());
-            let (buckets, left) = (table.buckets(), table.old.len() - table.moved);
+            assert_eq!(found.map(|(_, value)| value), model.get(&to).copied());
+            let (buckets, left) = (table.buckets(), table.old.len() - table.moved as usize);
             // First mostly in, then mostly out.
             match found {
-                Some(at) if (x >> 30 == 0) == (step < 100_000) => {
+                Some((at, _)) if (x >> 30 == 0) == (step < 100_000) => {
                     assert_eq!(table.key(at).destination(), to);
                     table.remove(at, hash, &hasher);
                     model.remove(&to);
                 }
-                Some(at) => {
+                Some((at, _)) => {
                     table.set(at, Value::Small(x));
                     model.insert(to, Value::Small(x));
                 }
@@ -393,9 +421,9 @@ mod tests {
                     model.insert(to, value);
                 }
             }
-            assert_eq!(table.len, model.len());
+            assert_eq!(table.len as usize, model.len());
             // Nobody moves more than a few buckets.
-            let now_left = table.old.len() - table.moved;
+            let now_left = table.old.len() - table.moved as usize;
             assert!(if table.buckets() == buckets { left - now_left } else { left } <= MOVES);
         }
         let all: HashMap<_, _> = table.iter().map(|(k, v)| (k.destination(), v)).collect();
@@ -411,7 +439,7 @@ mod tests {
 
     #[test]
     fn shrinks_through_every_small_length() {
-        let hasher = SipHasher13::new_with_keys(1, 2);
+        let hasher = Hasher::new([1, 2]);
         for most in 0..200 {
             let mut table = Table::<Key4, 4>::new();
             let keys: Vec<Key4> = (0..most).map(|n| Key4::of(&nth(n, false))).collect();
@@ -420,10 +448,10 @@ mod tests {
             });
             for (gone, key) in keys.iter().enumerate() {
                 let hash = key.hash(&hasher);
-                let at = table.find(hash, key).expect("not removed yet");
+                let (at, _) = table.find(hash, key).expect("not removed yet");
                 table.remove(at, hash, &hasher);
-                assert_eq!(table.len, keys.len() - gone - 1);
-                assert!(table.len <= table.buckets() as usize * 4);
+                assert_eq!(table.len as usize, keys.len() - gone - 1);
+                assert!(table.len <= table.buckets() * 4);
             }
             assert!(table.lines.is_empty() && table.old.is_empty(), "nothing is kept");
         }
@@ -431,20 +459,20 @@ mod tests {
 
     #[test]
     fn a_hash_that_collides_merges_nobody() {
-        let hasher = SipHasher13::new_with_keys(1, 2);
+        let hasher = Hasher::new([1, 2]);
         let mut table = Table::<Key4, 4>::new();
-        table.lines = vec![Line(Bucket::EMPTY); 100];
+        table.lines = vec![Line(Bucket::EMPTY); 100].into();
         for n in 0..300 {
             table.len += 1;
             table.place_new(5, Key4::of(&nth(n, false)), Value::Small(n));
         }
         for n in 0..300 {
-            let at = table.find(5, &Key4::of(&nth(n, false))).expect("all are there");
-            assert_eq!(table.value(at), Value::Small(n));
+            let (_, value) = table.find(5, &Key4::of(&nth(n, false))).expect("all are there");
+            assert_eq!(value, Value::Small(n));
         }
         assert_eq!(table.find(5, &Key4::of(&nth(300, false))), None);
         for n in (0..300).rev().step_by(2) {
-            let at = table.find(5, &Key4::of(&nth(n, false))).expect("not removed yet");
+            let (at, _) = table.find(5, &Key4::of(&nth(n, false))).expect("not removed yet");
             table.remove(at, 5, &hasher);
             assert_eq!(table.find(5, &Key4::of(&nth(n, false))), None);
             if table.buckets() != 100 {

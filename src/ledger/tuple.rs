@@ -126,7 +126,7 @@ impl Destination {
     }
 
     #[inline]
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         (self.rest >> PORT_SHIFT) as u16
     }
 

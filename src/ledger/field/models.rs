@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::ledger::models::loom::{Fixed, Noon, check_with};
-use crate::ledger::side::barred::Barred;
 use loom::sync::Arc as LoomArc;
 use loom::thread;
 
@@ -12,7 +11,7 @@ fn thin(lines: u32, held: &'static [u32]) -> LoomArc<Field> {
     let field = Field::new(Arc::new(Exclusions::new(capacity)), capacity);
     let taken = (0..capacity).filter(|slot| slot % 64 != 0 || held.contains(slot));
     let taken = taken.map(|slot| Won { slot, stamp: Stamp::NONE });
-    field.furnish(Names::None, Barred::default(), taken, 0);
+    field.furnish(Names::None, std::iter::empty(), taken, 0);
     LoomArc::new(field)
 }
 

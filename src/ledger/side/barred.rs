@@ -1,48 +1,61 @@
 //! What can never be leased towards one destination, whatever is free.
 
 use super::Side;
-use crate::ledger::Destination;
 use crate::ledger::key::Key;
-use crate::ledger::layout::Scoped;
+use crate::ledger::layout::{Layout, Scoped};
 use crate::ledger::tuple::scope_of;
+use crate::ledger::{Destination, Slot};
 use std::ops::Range;
 
-/// The slots that no lease towards one destination can have.
-#[derive(Clone, Copy, Debug, Default)]
+/// The slots that no lease towards one destination can have: its own address and port, which would
+/// connect it to itself, and those of sources on other interfaces.
+#[derive(Clone, Copy, Debug)]
 pub(in crate::ledger) struct Barred<'a> {
-    /// The slot that would connect the destination to itself.
-    own: Option<u32>,
-    scoped: &'a [Scoped],
-    /// The destination's interface; 0: none, and so none of `scoped` serves it.
-    scope: u32,
+    layout: &'a Layout,
+    to: &'a Destination,
 }
 
-impl Barred<'_> {
+impl<'a> Barred<'a> {
     #[inline]
     pub(in crate::ledger) fn has(&self, slot: u32) -> bool {
-        let elsewhere = |at: &Scoped| at.scope != self.scope && at.slots.contains(&slot);
-        self.own == Some(slot) || self.scoped.iter().any(elsewhere)
+        // Nearly always told by two looks.
+        self.layout.port(Slot(slot)) == self.to.port() && self.own() == Some(slot)
+            || !self.layout.scoped().is_empty() && self.is_elsewhere(slot)
+    }
+
+    #[inline(never)]
+    fn is_elsewhere(&self, slot: u32) -> bool {
+        self.elsewhere().any(|at| at.slots.contains(&slot))
+    }
+
+    #[inline(never)]
+    fn own(&self) -> Option<u32> {
+        let address = self.to.address();
+        let slot = self.layout.slot(address.ip(), scope_of(address), address.port());
+        slot.map(|slot| slot.0)
+    }
+
+    /// The sources on other interfaces. A destination without one is on none.
+    fn elsewhere(&self) -> impl Iterator<Item = &'a Scoped> + use<'a> {
+        let scope = scope_of(self.to.address());
+        self.layout.scoped().iter().filter(move |at| at.scope != scope)
     }
 
     /// Each slot of `window` that is barred, once.
     pub(in crate::ledger) fn within(&self, window: Range<u32>) -> impl Iterator<Item = u32> {
-        let Self { own, scoped, scope } = *self;
-        let own = own.filter(|slot| window.contains(slot));
-        let elsewhere = scoped.iter().filter(move |at| at.scope != scope);
+        let own = self.own().filter(|slot| window.contains(slot));
         // The own slot has the destination's interface, so it is in none of these.
         own.into_iter().chain(
-            elsewhere
+            self.elsewhere()
                 .flat_map(move |at| at.slots.start.max(window.start)..at.slots.end.min(window.end)),
         )
     }
 }
 
 impl<K: Key, const N: usize> Side<K, N> {
-    pub(in crate::ledger) fn barred(&self, to: &Destination) -> Barred<'_> {
-        let address = to.address();
-        let scope = scope_of(address);
-        let own = self.layout.slot(address.ip(), scope, address.port()).map(|slot| slot.0);
-        Barred { own, scoped: self.layout.scoped(), scope }
+    #[inline]
+    pub(in crate::ledger) fn barred<'a>(&'a self, to: &'a Destination) -> Barred<'a> {
+        Barred { layout: &self.layout, to }
     }
 }
 

@@ -16,7 +16,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let hash = key.hash(&self.hasher);
         let mut inner = self.shard(hash).inner.lock();
         self.wake(&mut inner, hash, clock, usize::MAX);
-        let value = inner.table.find(hash, &key).map(|at| inner.table.value(at));
+        let value = inner.table.find(hash, &key).map(|(_, value)| value);
         self.census_of_value(&inner, value, to, clock)
     }
 
@@ -80,11 +80,9 @@ impl<K: Key, const N: usize> Side<K, N> {
             Some(Value::Small(index)) => inner.smalls[index as usize].iter().for_each(take),
             _ => {}
         }
-        if counts.resting > 0 {
-            let (_, next_due_ms) = inner.rest.count_where(|(hash_low, slot)| {
-                hash_low == hash as u32 && !self.is_usable(inner, value, Barred::default(), slot)
-            });
-            counts.next_due_ms = next_due_ms;
+        if let Some(rest) = inner.rest.as_ref().filter(|_| counts.resting > 0) {
+            let mine = |(hash_low, slot)| hash_low == hash as u32 && inner.holds(value, slot);
+            (_, counts.next_due_ms) = rest.count_where(mine);
         }
         let held = counts.leased + counts.resting + counts.excluded;
         (window.len() as u32 - held, counts)

@@ -34,7 +34,8 @@ impl<K: Key, const N: usize> Side<K, N> {
             return;
         }
         self.each_field(|key, field| {
-            let barred = self.barred(&key.destination());
+            let to = key.destination();
+            let barred = self.barred(&to);
             slots.iter().filter(|&&slot| !barred.has(slot)).for_each(|&slot| field.include(slot));
         });
     }

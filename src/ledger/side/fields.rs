@@ -21,7 +21,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         clock: &impl Clock,
         batch: usize,
     ) -> usize {
-        if inner.rest.is_empty() { 0 } else { self.wake_due(inner, hash, clock, batch) }
+        if inner.rest.is_none() { 0 } else { self.wake_due(inner, hash, clock, batch) }
     }
 
     #[inline(never)]
@@ -32,14 +32,17 @@ impl<K: Key, const N: usize> Side<K, N> {
         clock: &impl Clock,
         batch: usize,
     ) -> usize {
-        let Some(due_ms) = inner.rest.next_due_ms() else { return 0 };
+        let Some(due_ms) = inner.rest.as_ref().and_then(|rest| rest.next_due_ms()) else {
+            return 0;
+        };
         let now_ms = clock.now_ms();
         if due_ms > now_ms {
             return 0;
         }
         let mut woken = 0;
         while woken < batch {
-            let Some((hash_low, slot)) = inner.rest.pop_due(now_ms) else { break };
+            let due = inner.rest.as_mut().and_then(|rest| rest.pop_due(now_ms));
+            let Some((hash_low, slot)) = due else { break };
             woken += 1;
             let full_hash = hash & !u64::from(u32::MAX) | u64::from(hash_low);
             let resting = |stamp: Option<Stamp>| stamp.filter(|stamp| stamp.is_resting());
@@ -51,10 +54,10 @@ impl<K: Key, const N: usize> Side<K, N> {
             let found = inner.table.find_hashed(full_hash, |value, key| {
                 of(value).is_some() && key.hash(&self.hasher) as u32 == hash_low
             });
-            let at = found.expect("what rests at a small destination is in the table");
-            let stamp = of(inner.table.value(at)).expect("it was just found resting");
+            let (at, value) = found.expect("what rests at a small destination is in the table");
+            let stamp = of(value).expect("it was just found resting");
             let full_hash = inner.table.key(at).hash(&self.hasher);
-            self.end_small(inner, full_hash, at, Won { slot, stamp }, None);
+            self.end_small(inner, full_hash, (at, value), Won { slot, stamp }, None);
         }
         woken
     }
@@ -69,7 +72,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     ) -> FieldRef {
         let found = inner.table.find(hash, &key);
         let mut held = Vec::new();
-        match found.map(|at| inner.table.value(at)) {
+        match found.map(|(_, value)| value) {
             Some(Value::Field(index)) => return inner.fields[index as usize].field,
             Some(Value::One(won)) => held.push(won),
             Some(Value::Small(index)) => {
@@ -80,11 +83,13 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
         let field = self.spare_field();
         let base = inner.generation;
+        let barred = barred.within(0..self.capacity());
         field.get().furnish(self.names, barred, held.iter().copied(), base);
         let mut resting: Vec<u32> =
             held.iter().filter(|won| won.stamp.is_resting()).map(|won| won.slot).collect();
         if !resting.is_empty() {
-            let mine = inner.rest.extract(|(hash_low, slot)| {
+            let rest = inner.rest.as_mut().expect("what rests is in the queue");
+            let mine = rest.extract(|(hash_low, slot)| {
                 let at = resting.iter().position(|&one| hash_low == hash as u32 && one == slot);
                 at.map(|at| resting.swap_remove(at)).is_some()
             });
@@ -92,7 +97,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         }
         let index = inner.fields.insert(Busy { key, field, was_idle: false }) as u32;
         match found {
-            Some(at) => inner.table.set(at, Value::Field(index)),
+            Some((at, _)) => inner.table.set(at, Value::Field(index)),
             None => {
                 inner.table.insert(hash, key, Value::Field(index), &self.hasher);
                 self.note_table(hash, inner);
@@ -140,6 +145,9 @@ impl<K: Key, const N: usize> Side<K, N> {
         for (_, busy) in &mut inner.fields {
             busy.was_idle = busy.field.get().is_idle();
         }
+        if inner.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            inner.rest = None;
+        }
         if inner.smalls.is_empty() && inner.smalls.capacity() > 0 {
             inner.smalls = Slab::new();
         }
@@ -152,7 +160,7 @@ impl<K: Key, const N: usize> Side<K, N> {
     pub(super) fn retire(&self, inner: &mut Inner<K, N>, index: usize) {
         let Busy { key, field, .. } = inner.fields.remove(index);
         let hash = key.hash(&self.hasher);
-        let at = inner.table.find(hash, &key).expect("a field hangs in the table");
+        let (at, _) = inner.table.find(hash, &key).expect("a field hangs in the table");
         inner.table.remove(at, hash, &self.hasher);
         self.note_table(hash, inner);
         inner.generation = inner.generation.max(field.get().generation_max());

@@ -25,12 +25,12 @@ impl<K: Key, const N: usize> Side<K, N> {
     #[must_use = "false: the id is stale"]
     pub(in crate::ledger) fn release_id(&self, id: ClaimId, rest_until_ms: Option<u64>) -> bool {
         let mut inner = self.shard(id.destination_hash).inner.lock();
-        let Some(at) = self.find_id(&inner, id) else { return false };
-        if let Value::Field(index) = inner.table.value(at) {
+        let Some((at, value)) = self.find_id(&inner, id) else { return false };
+        if let Value::Field(index) = value {
             let field = inner.fields[index as usize].field;
             return field.get().release_named(id.won(), rest_until_ms);
         }
-        self.end_small(&mut inner, id.destination_hash, at, id.won(), rest_until_ms);
+        self.end_small(&mut inner, id.destination_hash, (at, value), id.won(), rest_until_ms);
         true
     }
 
@@ -46,7 +46,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         field.get().release_named(id.won(), rest_until_ms)
     }
 
-    fn find_id(&self, inner: &Inner<K, N>, id: ClaimId) -> Option<At> {
+    fn find_id(&self, inner: &Inner<K, N>, id: ClaimId) -> Option<(At, Value)> {
         let won = id.won();
         if !won.stamp.is_leased() {
             return None;
