@@ -23,6 +23,9 @@ pub mod names {
     pub const LOOKED_UP: &str = "portlease, looked up";
     /// See [`crate::portlease::Handle`].
     pub const HANDLE: &str = "portlease, through a handle";
+
+    /// Those of [`super::PoolField`], in its order.
+    pub const POOLS: [&str; 5] = [NULL, HASH_SET, DASH_MAP, RANDOM_TRIES, LOOKED_UP];
 }
 
 /// What is done with one destination.

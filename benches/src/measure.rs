@@ -42,6 +42,8 @@ pub struct Timing {
 impl Effort {
     /// For a table on a quiet machine.
     pub const FULL: Self = Self { rounds: 21, slice: Duration::from_millis(3) };
+    /// Where each turn has to fill the caches anew first.
+    pub const LONG: Self = Self { rounds: 15, slice: Duration::from_millis(40) };
     /// To see that it runs.
     pub const QUICK: Self = Self { rounds: 3, slice: Duration::from_micros(500) };
 }
@@ -115,6 +117,28 @@ pub fn one_atomic() -> Candidate<'static> {
             // is the honest unit.
             black_box(&word).fetch_add(1, Ordering::SeqCst);
         }
+        0
+    })
+}
+
+/// Another unit: one load that waits for the one before, at random in 256 MiB, which no cache holds.
+pub fn one_miss() -> Candidate<'static> {
+    const LINE_WORDS: usize = 8;
+    const LINES: usize = (256 << 20) / (LINE_WORDS * size_of::<u64>());
+    // Sattolo's shuffle: one cycle through all lines.
+    let mut random = Random::new(11);
+    let mut nexts: Vec<u32> = (0..LINES as u32).collect();
+    (1..LINES).rev().for_each(|line| nexts.swap(line, random.below(line as u32) as usize));
+    let mut lines = vec![[0u64; LINE_WORDS]; LINES];
+    for (line, next) in lines.iter_mut().zip(nexts) {
+        line[0] = next.into();
+    }
+    let mut line = 0;
+    Candidate::new("one load that misses every cache", move |n| {
+        for _ in 0..n {
+            line = lines[line as usize][0];
+        }
+        black_box(line);
         0
     })
 }

@@ -3,8 +3,9 @@
 use crate::allocator::Pool;
 use crate::measure::{AHEAD, Candidate, Upcoming, thread_ns};
 use crate::memory;
-use crate::random::Random;
+use crate::random::{Random, seed_thread};
 use crate::space::destination;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Leases towards many destinations, each with its destination.
@@ -131,34 +132,35 @@ pub fn cached_pairs<'a, P: Pool>(name: &'static str, pool: &'a P) -> Candidate<'
 }
 
 /// What it took to lease one port towards each of many destinations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Filling {
     /// Bytes that the pool allocated, for one lease.
     pub bytes_each: f64,
     /// Bytes that the process grew by, for one lease.
     pub resident_bytes_each: f64,
-    /// The slowest single acquire, in nanoseconds on a core.
-    pub slowest_ns: u64,
+    /// Each single acquire in turn, in nanoseconds on a core.
+    pub acquires_ns: Vec<u32>,
 }
 
 /// Leases one port towards each of `count` destinations. Only for a pool that is new: one that
 /// has grown before does not grow again.
 pub fn fill<P: Pool>(pool: &P, count: u32) -> Filling {
+    seed_thread(1);
     let mut leases = places(count);
+    let mut acquires_ns = vec![u32::MAX; count as usize];
     let (live, resident) = (memory::live_bytes(), memory::resident_bytes());
-    let mut slowest_ns = 0;
     let mut before = thread_ns();
-    for (place, to) in leases.iter_mut().zip(0..) {
+    for ((place, ns), to) in leases.iter_mut().zip(&mut acquires_ns).zip(0..) {
         *place = (to, pool.acquire(destination(to)));
         let after = thread_ns();
-        slowest_ns = slowest_ns.max(after - before);
+        *ns = (after - before).try_into().unwrap_or(u32::MAX);
         before = after;
     }
     let each = |bytes: u64| bytes as f64 / f64::from(count);
     let filling = Filling {
         bytes_each: each(memory::live_bytes() - live),
         resident_bytes_each: each(memory::resident_bytes().saturating_sub(resident)),
-        slowest_ns,
+        acquires_ns,
     };
     for (to, lease) in leases {
         pool.release(destination(to), lease.expect("leased above"));
@@ -167,7 +169,7 @@ pub fn fill<P: Pool>(pool: &P, count: u32) -> Filling {
 }
 
 /// What remains of destinations that were visited and left.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Passage {
     /// Bytes that the pool had at most.
     pub peak_bytes: u64,

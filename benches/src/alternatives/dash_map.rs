@@ -1,6 +1,6 @@
 //! DashMap: a hash map in shards, with a lock each.
 
-use super::search;
+use super::{SipWithEqualKeys, search};
 use crate::allocator::Pool;
 use crate::space::{SourcePort, Space};
 use dashmap::DashSet as Set;
@@ -9,13 +9,13 @@ use std::net::SocketAddrV4;
 /// Every lease is a (destination, source, port) in one sharded set.
 pub struct DashSet {
     space: Space,
-    leased: Set<(SocketAddrV4, SourcePort)>,
+    leased: Set<(SocketAddrV4, SourcePort), SipWithEqualKeys>,
 }
 
 impl DashSet {
     /// Nothing is leased.
     pub fn new(space: Space) -> Self {
-        Self { space, leased: Set::new() }
+        Self { space, leased: Set::default() }
     }
 }
 

@@ -1,16 +1,18 @@
 //! std's `Mutex` around std's `HashSet`: the pool that most people write first.
 
-use super::search;
+use super::{SipWithEqualKeys, search};
 use crate::allocator::Pool;
 use crate::space::{SourcePort, Space};
 use std::collections::HashSet;
 use std::net::SocketAddrV4;
 use std::sync::{Mutex, MutexGuard};
 
+type Set = HashSet<(SocketAddrV4, SourcePort), SipWithEqualKeys>;
+
 /// Every lease is a (destination, source, port) in one set.
 pub struct MutexHashSet {
     space: Space,
-    leased: Mutex<HashSet<(SocketAddrV4, SourcePort)>>,
+    leased: Mutex<Set>,
 }
 
 impl MutexHashSet {
@@ -20,7 +22,7 @@ impl MutexHashSet {
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, HashSet<(SocketAddrV4, SourcePort)>> {
+    fn lock(&self) -> MutexGuard<'_, Set> {
         self.leased.lock().expect("no holder panics")
     }
 }

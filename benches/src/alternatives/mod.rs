@@ -18,6 +18,10 @@ pub use random_tries::RandomTries;
 
 use crate::random::thread_below;
 use crate::space::{SourcePort, Space};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+/// std's own hash, with the same keys in each run: a run that is repeated does the same again.
+type SipWithEqualKeys = BuildHasherDefault<DefaultHasher>;
 
 /// Random tries before the two sets walk through everything.
 const TRIES: u32 = 64;

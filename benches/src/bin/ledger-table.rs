@@ -6,8 +6,8 @@
 //! `pairs.svg`, all beside this package. `--quick` only shows that it runs.
 
 use portlease_benches::allocator::{Pool, Ports};
-use portlease_benches::field::{PoolField, PoolTask, PortsField, PortsTask};
-use portlease_benches::measure::{Candidate, Effort, Timing, compare, one_atomic};
+use portlease_benches::field::{PoolField, PoolTask, PortsField, PortsTask, names};
+use portlease_benches::measure::{Candidate, Effort, Timing, compare, one_atomic, one_miss};
 use portlease_benches::million::{self, Filling, Passage};
 use portlease_benches::plot;
 use portlease_benches::portlease::{self, Resting};
@@ -16,6 +16,7 @@ use portlease_benches::space::Space;
 use portlease_benches::tasks::{ManyPairs, Pairs, Refusals};
 use portlease_benches::threads::{Scaling, scaling};
 use portlease_benches::workload::{self, Held};
+use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -25,6 +26,12 @@ const OCCUPANCIES: [f64; 6] = [10.0, 50.0, 90.0, 99.0, 99.9, 99.99];
 
 fn main() {
     let options: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = options.iter().map(String::as_str).collect();
+    if let [ALONE, what, name, numbers @ ..] = &words[..] {
+        let numbers: Vec<u32> = numbers.iter().map(|it| it.parse().expect("a number")).collect();
+        PoolField::new(Space::ONE_SOURCE).each(&Alone { what, name, numbers: &numbers });
+        return;
+    }
     let has = |name: &str| options.iter().any(|option| option == name);
     if let Some(unknown) = options.iter().find(|it| *it != "--quick" && *it != "--write") {
         eprintln!("ledger-table: unknown option '{unknown}'; there are --quick and --write");
@@ -46,6 +53,7 @@ fn main() {
 /// How much of everything.
 struct Size {
     effort: Effort,
+    long_effort: Effort,
     thread_rounds: usize,
     thread_slice: Duration,
     fillings: usize,
@@ -56,6 +64,7 @@ struct Size {
 impl Size {
     const FULL: Self = Self {
         effort: Effort::FULL,
+        long_effort: Effort::LONG,
         thread_rounds: 11,
         thread_slice: Duration::from_millis(15),
         fillings: 5,
@@ -64,6 +73,7 @@ impl Size {
     };
     const QUICK: Self = Self {
         effort: Effort::QUICK,
+        long_effort: Effort::QUICK,
         thread_rounds: 1,
         thread_slice: Duration::from_millis(2),
         fillings: 1,
@@ -138,16 +148,12 @@ impl PortsTask for Threads<'_> {
 
 fn many_destinations(size: &Size) -> Table {
     let mut table = Table::new(&format!(
-        "{} destinations with a lease each, named in each call",
+        "{} destinations with a lease each, named in each call (and how many cache misses that is)",
         size.destinations
     ));
-    let mut runs: Vec<Vec<(&str, Filling)>> = Vec::new();
-    for _ in 0..size.fillings {
-        runs.push(PoolField::new(Space::ONE_SOURCE).each(&Fill(size.destinations)));
-    }
-    for (index, (name, _)) in runs[0].iter().enumerate() {
-        let fillings: Vec<Filling> = runs.iter().map(|run| run[index].1).collect();
-        table.set_fillings(name, &fillings);
+    for name in names::POOLS {
+        let fill = |_| alone(FILL, name, &[size.destinations]);
+        table.set_fillings(name, &(0..size.fillings).map(fill).collect::<Vec<Filling>>());
     }
     let columns: [(&str, ManyPairs); 3] = [
         ("a pair", ManyPairs::Fresh(size.destinations)),
@@ -156,20 +162,49 @@ fn many_destinations(size: &Size) -> Table {
     ];
     for (title, kind) in columns {
         let field = PoolField::new(Space::ONE_SOURCE);
-        let mut candidates = vec![one_atomic()];
+        let mut candidates = vec![one_miss()];
         candidates.extend(field.each(&kind));
-        table.set_timings(title, &compare(&mut candidates, size.effort));
+        table.set_timings(title, &compare(&mut candidates, size.long_effort));
     }
     table
 }
 
-struct Fill(u32);
+/// Asks a process of its own: what others have left in the memory allocator costs nobody time.
+fn alone<R: DeserializeOwned>(what: &str, name: &str, numbers: &[u32]) -> R {
+    let program = std::env::current_exe().expect("this program is a file");
+    let numbers = numbers.iter().map(u32::to_string);
+    let run = Command::new(program).args([ALONE, what, name]).args(numbers).output();
+    let run = run.expect("this program can be run again");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    serde_json::from_slice(&run.stdout).expect("`do_alone` writes it")
+}
 
-impl PoolTask for Fill {
-    type Output<'a> = (&'static str, Filling);
+const ALONE: &str = "--alone";
+const FILL: &str = "fill";
+const PASS: &str = "pass";
 
-    fn on<'a, P: Pool>(&self, name: &'static str, pool: &'a P) -> Self::Output<'a> {
-        (name, million::fill(pool, self.0))
+/// The other side of [`alone`].
+struct Alone<'w> {
+    what: &'w str,
+    name: &'w str,
+    numbers: &'w [u32],
+}
+
+impl PoolTask for Alone<'_> {
+    type Output<'a> = ();
+
+    fn on<P: Pool>(&self, name: &'static str, pool: &P) {
+        if name != self.name {
+            return;
+        }
+        let json = match (self.what, self.numbers) {
+            (FILL, &[count]) => serde_json::to_string(&million::fill(pool, count)),
+            (PASS, &[count, at_once]) => {
+                serde_json::to_string(&million::pass_through(pool, count, at_once))
+            }
+            other => panic!("{other:?} is not asked for"),
+        };
+        println!("{}", json.expect("numbers can be written"));
     }
 }
 
@@ -179,20 +214,11 @@ fn visited_and_left(size: &Size) -> Table {
         "{} destinations visited and left, {at_once} leased at any moment",
         size.visited
     ));
-    for (name, passage) in PoolField::new(Space::ONE_SOURCE).each(&Pass(size.visited, at_once)) {
+    for name in names::POOLS {
+        let passage: Passage = alone(PASS, name, &[size.visited, at_once]);
         table.set_passage(name, &passage);
     }
     table
-}
-
-struct Pass(u32, u32);
-
-impl PoolTask for Pass {
-    type Output<'a> = (&'static str, Passage);
-
-    fn on<'a, P: Pool>(&self, name: &'static str, pool: &'a P) -> Self::Output<'a> {
-        (name, million::pass_through(pool, self.0, self.1))
-    }
 }
 
 fn resting(size: &Size) -> Table {
