@@ -163,8 +163,16 @@ impl<'a, H: Home> Lease<'a, H> {
     /// Gives the four-tuple back as if no socket had used it: the next acquire may have it.
     #[inline]
     pub fn release(mut self) {
-        self.give_back(Then::Free);
+        // One of two words comes in registers and stays there; one that is larger is not copied
+        // before it is used, for the copy would wait for what has just been written.
+        let is_large = size_of::<H>() > size_of::<usize>();
+        if is_large {
+            self.give_back(Then::Free);
+        }
         let mut lease = ManuallyDrop::new(self);
+        if !is_large {
+            lease.give_back(Then::Free);
+        }
         // SAFETY: nobody sees the lease again. Its claim is given back, so that all that its drop
         // would still do is to drop its home; a compiler that has to look whether it is sees to it
         // that every release pays for that.
