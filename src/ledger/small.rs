@@ -24,7 +24,7 @@ pub(super) struct Small {
 impl Small {
     pub(super) fn of(first: Won) -> Self {
         let mut small = Self { cells: vec![EMPTY; CELLS_MIN].into(), len: 0 };
-        small.put(first);
+        small.add(first);
         small
     }
 
@@ -42,28 +42,31 @@ impl Small {
         full.map(|&Cell { slot, stamp }| Won { slot, stamp })
     }
 
-    /// Adds a slot, or changes its stamp; one that is idle takes it out.
-    pub(super) fn put(&mut self, Won { slot, stamp }: Won) {
-        let before = self.get(slot);
-        if stamp.state() == State::Idle {
-            if before.is_some() {
-                self.remove(slot);
-            }
-            return;
-        }
-        if before.is_none() {
-            self.len += 1;
-            if self.len as usize * 4 > self.cells.len() * 3 {
-                self.resize(self.cells.len() * 2);
-            }
+    /// Adds a slot that is not there.
+    #[inline]
+    pub(super) fn add(&mut self, Won { slot, stamp }: Won) {
+        self.len += 1;
+        if self.len as usize * 4 > self.cells.len() * 3 {
+            self.resize(self.cells.len() * 2);
         }
         let position = self.position(slot);
+        debug_assert_eq!(self.cells[position].stamp.state(), State::Idle, "it is not there");
         self.cells[position] = Cell { slot, stamp };
     }
 
-    fn remove(&mut self, slot: u32) {
+    /// Changes the stamp of a slot that is there; one that is idle takes it out.
+    #[inline]
+    pub(super) fn change(&mut self, Won { slot, stamp }: Won) {
+        let position = self.position(slot);
+        debug_assert_ne!(self.cells[position].stamp.state(), State::Idle, "it is there");
+        match stamp.state() {
+            State::Idle => self.remove(position),
+            _ => self.cells[position].stamp = stamp,
+        }
+    }
+
+    fn remove(&mut self, mut hole: usize) {
         let mask = self.cells.len() - 1;
-        let mut hole = self.position(slot);
         let mut next = hole;
         // Backward shift (Knuth, TAOCP 6.4, algorithm R): no tombstones.
         loop {
@@ -85,6 +88,8 @@ impl Small {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn resize(&mut self, cells: usize) {
         let old = std::mem::replace(&mut self.cells, vec![EMPTY; cells].into());
         for cell in old.into_iter().filter(|cell| cell.stamp.state() != State::Idle) {
@@ -94,6 +99,7 @@ impl Small {
     }
 
     /// Where `slot` is, or would go.
+    #[inline]
     fn position(&self, slot: u32) -> usize {
         let mask = self.cells.len() - 1;
         let mut at = self.home(slot);
@@ -104,6 +110,7 @@ impl Small {
     }
 
     /// Multiplicative hashing (Knuth, TAOCP 6.4): slots are ours and random, not an enemy's.
+    #[inline]
     fn home(&self, slot: u32) -> usize {
         let bits = self.cells.len().trailing_zeros();
         (u64::from(slot.wrapping_mul(0x9e37_79b1)) << bits >> 32) as usize
@@ -130,7 +137,11 @@ mod tests {
                     1 => leased.with(State::Resting),
                     _ => leased,
                 };
-                small.put(Won { slot, stamp });
+                match (model.contains_key(&slot), action) {
+                    (true, _) => small.change(Won { slot, stamp }),
+                    (false, 0) => {}
+                    (false, _) => small.add(Won { slot, stamp }),
+                }
                 if action == 0 { model.remove(&slot); } else { model.insert(slot, stamp); }
                 prop_assert_eq!(small.get(slot), model.get(&slot).copied());
                 prop_assert_eq!(small.len() as usize, model.len());

@@ -93,7 +93,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             Value::Field(_) => unreachable!("the caller has looked"),
         };
         let small = &mut inner.smalls[index];
-        small.put(won);
+        small.add(won);
         if small.len() > self.small_max {
             let field = self.make_field(inner, key, hash, barred);
             return Claim::of_field(claim.into_pinned(), field);
@@ -121,7 +121,7 @@ impl<K: Key, const N: usize> Side<K, N> {
             Value::One(_) => inner.table.set(at, Value::One(ended)),
             Value::Small(index) => {
                 let small = &mut inner.smalls[index as usize];
-                small.put(ended);
+                small.change(ended);
                 if small.len() == 1 {
                     let last = small.iter().next().expect("its length is 1");
                     inner.smalls.remove(index as usize);
