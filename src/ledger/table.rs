@@ -248,7 +248,7 @@ impl<K: Key, const N: usize> Table<K, N> {
     #[inline]
     pub(super) fn insert(&mut self, hash: u64, key: K, value: Value, hasher: &Hasher) {
         let buckets = self.buckets() as usize;
-        if self.len as usize == entries_max(buckets, N) {
+        if self.len as usize >= entries_max(buckets, N) {
             self.resize((buckets * 5 / 4).max(buckets + 1), hasher);
         }
         self.move_some(hasher);

@@ -434,4 +434,21 @@ fn a_rest_ends_at_its_moment_and_not_before() {
     }
 }
 
+#[test]
+fn the_next_free_moment_is_that_of_the_source_that_was_asked_for() {
+    let ledger = ledger(&[source("10.0.0.1", 5, 5), source("10.0.0.2", 5, 5)]);
+    let to = tcp("192.0.2.1:80");
+    let (clock, random) = (TestClock::default(), &mut TestRandom(1, 0));
+    for (source, until_ms) in [(0, 1_000), (1, 10)] {
+        let claim = ledger.acquire(&to, From::Source(source), &clock, random).unwrap();
+        ledger.release(&to, claim, Then::RestUntilMs(until_ms));
+    }
+    for (from, expected) in [(From::Source(0), 1_000), (From::AnySource, 10)] {
+        match ledger.acquire(&to, from, &clock, random) {
+            Err(Error::Exhausted(counts)) => assert_eq!(counts.next_free_ms, Some(expected)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 // ---- threads ----------------------------------------------------------------------------

@@ -60,20 +60,20 @@ impl<K: Key, const N: usize> Side<K, N> {
         barred: Barred<'_>,
     ) -> (u32, Full) {
         let mut counts = Full { leased: 0, resting: 0, excluded: 0, next_due_ms: None };
-        counts.excluded = if window.len() as u32 == self.capacity() {
+        let excluded = if window.len() as u32 == self.capacity() {
             self.exclusions.count()
         } else {
             window.clone().filter(|&slot| self.exclusions.blocks(slot)).count() as u32
         };
-        let newly = barred.within(window.clone()).filter(|slot| !self.exclusions.blocks(*slot));
-        counts.excluded += newly.count() as u32;
+        let barred = barred.within(window.clone());
+        let barred = barred.filter(|slot| !self.exclusions.blocks(*slot)).count() as u32;
+        let mut held_excluded = 0;
         let mut take = |won: Won| {
-            if !window.contains(&won.slot) {
-                return;
+            if window.contains(&won.slot) {
+                counts.leased += u32::from(won.stamp.is_leased());
+                counts.resting += u32::from(won.stamp.is_resting());
+                held_excluded += u32::from(self.exclusions.blocks(won.slot));
             }
-            counts.leased += u32::from(won.stamp.is_leased());
-            counts.resting += u32::from(won.stamp.is_resting());
-            counts.excluded -= u32::from(self.exclusions.blocks(won.slot));
         };
         match value {
             Some(Value::One(won)) => take(won),
@@ -81,10 +81,15 @@ impl<K: Key, const N: usize> Side<K, N> {
             _ => {}
         }
         if let Some(rest) = inner.rest.as_ref().filter(|_| counts.resting > 0) {
-            let mine = |(hash_low, slot)| hash_low == hash as u32 && inner.holds(value, slot);
+            let mine = |(hash_low, slot)| {
+                hash_low == hash as u32 && window.contains(&slot) && inner.holds(value, slot)
+            };
             (_, counts.next_due_ms) = rest.count_where(mine);
         }
-        let held = counts.leased + counts.resting + counts.excluded;
-        (window.len() as u32 - held, counts)
+        // Exclusions come and go without the shard's lock: what was counted at different moments
+        // need not fit.
+        let rest_of = window.len() as u32 - counts.leased - counts.resting;
+        counts.excluded = (excluded + barred).saturating_sub(held_excluded).min(rest_of);
+        (rest_of - counts.excluded, counts)
     }
 }

@@ -92,3 +92,31 @@ fn eight_threads_never_hold_one_four_tuple_twice_and_lose_none() {
         assert_eq!(census, free, "{to}");
     }
 }
+
+/// What is excluded changes while a small destination is counted: no count is ever more than there
+/// is, and they add up.
+#[test]
+fn the_counts_of_a_small_destination_fit_while_exclusions_come_and_go() {
+    const CAPACITY: u64 = 30;
+    let ledger = ledger(&[source("10.0.0.1", 1, CAPACITY as u16)]);
+    let to = tcp("192.0.2.1:80");
+    let (clock, random) = (TestClock::default(), &mut TestRandom(1, 0));
+    let claim = ledger.acquire(&to, From::AnySource, &clock, random).unwrap();
+    let slot = claim.slot();
+    std::thread::scope(|scope| {
+        let excluding = scope.spawn(|| {
+            for _ in 0..100_000 {
+                ledger.exclude(Family::V4, slot, 1, Why::Listener);
+                ledger.include(Family::V4, slot, 1, Why::Listener);
+            }
+        });
+        while !excluding.is_finished() {
+            let Census { capacity, free, leased, resting, excluded } =
+                ledger.census_of(&to, &clock);
+            assert_eq!((capacity, leased, resting), (CAPACITY, 1, 0));
+            assert!(excluded <= 1, "{excluded}");
+            assert_eq!(free + leased + excluded, capacity);
+        }
+    });
+    ledger.release(&to, claim, Then::Free);
+}
