@@ -21,7 +21,7 @@ use super::rest::RestQueue;
 use super::share::scale;
 use super::small::Small;
 use super::table::{Table, Value};
-use super::{Claim, Clock, Destination, From, Names, PinnedClaim, Random};
+use super::{Claim, Clock, Destination, From, Names, Random};
 use crate::error::{Error, Exhausted};
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 use places::Places;
@@ -223,7 +223,7 @@ impl<K: Key, const N: usize> Side<K, N> {
         let value = found.map(|(_, value)| value);
         if let Some(Value::Field(index)) = value {
             let field = inner.fields[index as usize].field;
-            let won = acquire_anywhere(field.get(), draw, clock, random);
+            let won = field.get().acquire_soon(draw, clock, random);
             return won.map(|won| Claim::of_field(won, field));
         }
         let slot = scale(draw, self.capacity());
@@ -273,7 +273,9 @@ impl<K: Key, const N: usize> Side<K, N> {
         random: &mut impl Random,
     ) -> Result<Claim, Full> {
         let won = match window {
-            None => acquire_anywhere(field.get(), random.next_u32(), clock, random)
+            None => field
+                .get()
+                .acquire_soon(random.next_u32(), clock, random)
                 .ok_or_else(|| field.get().full_house())?,
             Some(window) => field.get().acquire_within(window, clock, random)?,
         };
@@ -386,19 +388,6 @@ impl<K: Key, const N: usize> Drop for Side<K, N> {
             drop(unsafe { Box::from_raw(field.0.as_ptr()) });
         }
     }
-}
-
-#[inline]
-fn acquire_anywhere(
-    field: &Field,
-    draw: u32,
-    clock: &impl Clock,
-    random: &mut impl Random,
-) -> Option<PinnedClaim> {
-    field.acquire_at_once(draw, random.me(), |unused| {
-        let draw = unused.unwrap_or_else(|| random.next_u32());
-        field.acquire(draw, clock, random)
-    })
 }
 
 #[inline]

@@ -128,6 +128,17 @@ impl<K: Key> Entry<K> {
 impl<K: Key, const N: usize> Bucket<K, N> {
     const EMPTY: Self = Self([Entry::EMPTY; N]);
 
+    /// The first entry that `wanted` says yes to. Which one it is falls to chance, so that a branch
+    /// on each would be guessed wrong.
+    #[inline(always)]
+    fn first(&self, mut wanted: impl FnMut(&Entry<K>) -> bool) -> Option<usize> {
+        let mut those = 0u32;
+        for (number, entry) in self.0.iter().enumerate() {
+            those |= u32::from(wanted(entry)) << number;
+        }
+        (those != 0).then_some(those.trailing_zeros() as usize)
+    }
+
     #[inline]
     fn overflow(&self) -> u64 {
         (self.0[0].key.tail() & OVERFLOW) >> OVERFLOW_SHIFT
@@ -212,15 +223,9 @@ impl<K: Key, const N: usize> Table<K, N> {
         let mut bucket = home_of(hash, of);
         for _ in 0..of {
             let line = self.bucket(is_old, bucket);
-            // Which entry it is falls to chance, so that a branch on each would be guessed wrong.
-            let mut those = 0u32;
-            for (number, entry) in line.0.iter().enumerate() {
-                those |= u32::from(wanted(entry)) << number;
-            }
-            if those != 0 {
-                let entry = those.trailing_zeros() as u8;
-                let value = line.0[usize::from(entry)].value()?;
-                return Some((At { is_old, entry, bucket }, value));
+            if let Some(entry) = line.first(&mut wanted) {
+                let value = line.0[entry].value()?;
+                return Some((At { is_old, entry: entry as u8, bucket }, value));
             }
             if line.overflow() == 0 {
                 return None;
@@ -338,12 +343,8 @@ impl<K: Key, const N: usize> Table<K, N> {
         let mut bucket = home_of(hash, of);
         loop {
             let line = self.bucket_mut(false, bucket);
-            let mut those = 0u32;
-            for (number, entry) in line.0.iter().enumerate() {
-                those |= u32::from(entry.is_empty()) << number;
-            }
-            if those != 0 {
-                return line.0[those.trailing_zeros() as usize].put(key, value);
+            if let Some(entry) = line.first(Entry::is_empty) {
+                return line.0[entry].put(key, value);
             }
             line.set_overflow((line.overflow() + 1).min(OVERFLOW_MAX));
             bucket = after(bucket, of);

@@ -176,7 +176,7 @@ fn alone<R: DeserializeOwned>(what: &str, name: &str, numbers: &[u32]) -> R {
     let run = Command::new(program).args([ALONE, what, name]).args(numbers).output();
     let run = run.expect("this program can be run again");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    serde_json::from_slice(&run.stdout).expect("`do_alone` writes it")
+    serde_json::from_slice(&run.stdout).expect("`Alone` writes it")
 }
 
 const ALONE: &str = "--alone";
